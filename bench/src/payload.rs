@@ -1,0 +1,87 @@
+//! What the events carry.
+
+use serde::{Deserialize, Serialize};
+
+/// 256 bytes without a pointer: the cost of a typed path that copies what it is given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tick {
+    pub sequence: u64,
+    pub values: [u64; 31],
+}
+
+impl Tick {
+    pub fn new(sequence: u64) -> Self {
+        Self {
+            sequence,
+            values: [sequence; 31],
+        }
+    }
+}
+
+/// Two integers: the body of ruststream's own benchmark, whose decoding allocates nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SmallOrder {
+    pub id: u64,
+    pub quantity: u32,
+}
+
+impl SmallOrder {
+    pub fn sample() -> Self {
+        Self {
+            id: 1_000_000,
+            quantity: 37,
+        }
+    }
+}
+
+/// An order as a shop would send it: about 256 bytes as JSON, with strings that decoding allocates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub order_id: String,
+    pub customer_id: String,
+    pub placed_at: String,
+    pub currency: String,
+    pub total_cents: u64,
+    pub lines: Vec<OrderLine>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OrderLine {
+    pub article: String,
+    pub quantity: u32,
+    pub price_cents: u64,
+}
+
+impl Order {
+    pub fn sample() -> Self {
+        let line = |article: &str, quantity, price_cents| OrderLine {
+            article: article.to_owned(),
+            quantity,
+            price_cents,
+        };
+        Self {
+            order_id: "ord-0192f0c1-7b3e".to_owned(),
+            customer_id: "cus-00048812".to_owned(),
+            placed_at: "2026-01-05T08:30:00Z".to_owned(),
+            currency: "EUR".to_owned(),
+            total_cents: 7_350,
+            lines: vec![
+                line("coffee-beans-1kg", 2, 1_950),
+                line("filter-no4", 3, 1_150),
+            ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Order, SmallOrder, Tick};
+
+    #[test]
+    fn payloads_have_the_size_that_the_report_states() {
+        assert_eq!(size_of::<Tick>(), 256);
+        let json = serde_json::to_vec(&Order::sample()).unwrap();
+        assert!((250..=262).contains(&json.len()), "{} bytes", json.len());
+        assert_eq!(serde_json::to_vec(&SmallOrder::sample()).unwrap().len(), 28);
+    }
+}

@@ -1,0 +1,555 @@
+//! The event as CloudEvents 1.0 has it: attributes that everybody reads, data that only handlers do.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use smol_str::SmolStr;
+use uuid::Uuid;
+
+use crate::error::{Cause, Error, ErrorKind, Result};
+use crate::time::Timestamp;
+
+/// One event with its attributes. The data stays as it came until a handler asks for it.
+///
+/// Writing is strict and reading liberal: unknown attributes are kept and written again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope {
+    id: EventId,
+    source: SmolStr,
+    event_type: SmolStr,
+    time: Option<Timestamp>,
+    version: Option<u32>,
+    key: Option<SmolStr>,
+    correlation: Correlation,
+    data: Data,
+    // Boxed, because most events have none of these and every event is moved and stored.
+    rare: Option<Box<Rare>>,
+}
+
+/// A root event correlates with itself; saying so costs less than a second copy of the id.
+#[derive(Clone, Debug, PartialEq)]
+enum Correlation {
+    Absent,
+    Own,
+    Other(EventId),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Rare {
+    subject: Option<SmolStr>,
+    content_type: Option<SmolStr>,
+    schema: Option<SmolStr>,
+    causation: Option<EventId>,
+    traceparent: Option<SmolStr>,
+    tracestate: Option<SmolStr>,
+    extensions: BTreeMap<SmolStr, Attribute>,
+}
+
+impl Envelope {
+    /// An event without optional attributes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for an empty source or type, which CloudEvents forbids.
+    pub fn new(
+        id: EventId,
+        source: impl Into<SmolStr>,
+        event_type: impl Into<SmolStr>,
+        data: Data,
+    ) -> Result<Self> {
+        let (source, event_type) = (source.into(), event_type.into());
+        for (name, value) in [("source", &source), ("type", &event_type)] {
+            if value.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::InvalidEvent,
+                    format!("attribute `{name}` is empty"),
+                ));
+            }
+        }
+        Ok(Self {
+            id,
+            source,
+            event_type,
+            time: None,
+            version: None,
+            key: None,
+            correlation: Correlation::Absent,
+            data,
+            rare: None,
+        })
+    }
+
+    /// `id`: unique within its source.
+    pub fn id(&self) -> &EventId {
+        &self.id
+    }
+
+    /// `source`: who made it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// `type`: what kind of event it is.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// `time`: when it happened.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time
+    }
+
+    /// `dataversion`: the version of the data's shape.
+    pub fn version(&self) -> Option<u32> {
+        self.version
+    }
+
+    /// `partitionkey`: events of one key keep their order.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// `correlationid`: the id of the event that began it all.
+    pub fn correlation(&self) -> Option<&EventId> {
+        match &self.correlation {
+            Correlation::Absent => None,
+            Correlation::Own => Some(&self.id),
+            Correlation::Other(id) => Some(id),
+        }
+    }
+
+    /// `causationid`: the id of the event whose handling made this one.
+    pub fn causation(&self) -> Option<&EventId> {
+        self.rare.as_ref()?.causation.as_ref()
+    }
+
+    /// `subject`: belongs to the user; never the subject that the event travels on.
+    pub fn subject(&self) -> Option<&str> {
+        self.rare.as_ref()?.subject.as_deref()
+    }
+
+    /// `datacontenttype`: the media type of the data; JSON when absent.
+    pub fn content_type(&self) -> Option<&str> {
+        self.rare.as_ref()?.content_type.as_deref()
+    }
+
+    /// `dataschema`: where the data's schema is to be found.
+    pub fn schema(&self) -> Option<&str> {
+        self.rare.as_ref()?.schema.as_deref()
+    }
+
+    /// `traceparent` of W3C Trace Context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.rare.as_ref()?.traceparent.as_deref()
+    }
+
+    /// `tracestate` of W3C Trace Context.
+    pub fn tracestate(&self) -> Option<&str> {
+        self.rare.as_ref()?.tracestate.as_deref()
+    }
+
+    /// Attributes that Trunkline has no meaning for, by name.
+    pub fn extensions(&self) -> impl Iterator<Item = (&str, &Attribute)> {
+        self.rare
+            .iter()
+            .flat_map(|rare| &rare.extensions)
+            .map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Sets `time`.
+    #[must_use]
+    pub fn with_time(mut self, time: Timestamp) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Sets `dataversion`.
+    #[must_use]
+    pub fn with_version(mut self, version: u32) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Sets `partitionkey`.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<SmolStr>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets `correlationid`; the event's own id marks a root event.
+    #[must_use]
+    pub fn with_correlation(mut self, id: EventId) -> Self {
+        self.correlation = if id == self.id {
+            Correlation::Own
+        } else {
+            Correlation::Other(id)
+        };
+        self
+    }
+
+    /// Makes this a root event: it correlates with itself.
+    #[must_use]
+    pub fn with_own_correlation(mut self) -> Self {
+        self.correlation = Correlation::Own;
+        self
+    }
+
+    /// Sets `causationid`.
+    #[must_use]
+    pub fn with_causation(mut self, id: EventId) -> Self {
+        self.rare_mut().causation = Some(id);
+        self
+    }
+
+    /// Sets `subject`.
+    #[must_use]
+    pub fn with_subject(mut self, subject: impl Into<SmolStr>) -> Self {
+        self.rare_mut().subject = Some(subject.into());
+        self
+    }
+
+    /// Sets `datacontenttype`.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<SmolStr>) -> Self {
+        self.rare_mut().content_type = Some(content_type.into());
+        self
+    }
+
+    /// Sets `dataschema`.
+    #[must_use]
+    pub fn with_schema(mut self, schema: impl Into<SmolStr>) -> Self {
+        self.rare_mut().schema = Some(schema.into());
+        self
+    }
+
+    /// Sets `traceparent`.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: impl Into<SmolStr>) -> Self {
+        self.rare_mut().traceparent = Some(traceparent.into());
+        self
+    }
+
+    /// Sets `tracestate`.
+    #[must_use]
+    pub fn with_tracestate(mut self, tracestate: impl Into<SmolStr>) -> Self {
+        self.rare_mut().tracestate = Some(tracestate.into());
+        self
+    }
+
+    /// Sets an attribute of one's own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for a name that is not 1 to 20 characters of `a-z 0-9`, as
+    /// CloudEvents asks, or that already has a meaning.
+    pub fn with_extension(mut self, name: &str, value: Attribute) -> Result<Self> {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let refuse = |fault| {
+            Err(Error::new(
+                ErrorKind::InvalidEvent,
+                format!("attribute name {name:?} {fault}"),
+            ))
+        };
+        if name.is_empty() || name.len() > 20 || !name.bytes().all(legal) {
+            return refuse("is not 1 to 20 characters of a-z 0-9");
+        }
+        if RESERVED.contains(&name) {
+            return refuse("has a meaning of its own; use its setter");
+        }
+        self.insert_extension(name.into(), value);
+        Ok(self)
+    }
+
+    /// Puts other data in place.
+    #[must_use]
+    pub fn with_data(mut self, data: Data) -> Self {
+        self.data = data;
+        self
+    }
+
+    pub(crate) fn insert_extension(&mut self, name: SmolStr, value: Attribute) {
+        self.rare_mut().extensions.insert(name, value);
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+}
+
+/// Attribute names that have a setter.
+pub(crate) const RESERVED: &[&str] = &[
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "time",
+    "subject",
+    "datacontenttype",
+    "dataschema",
+    "dataversion",
+    "partitionkey",
+    "correlationid",
+    "causationid",
+    "traceparent",
+    "tracestate",
+    "data",
+    "data_base64",
+];
+
+/// An event's id: any non-empty text. Those that Trunkline makes are UUIDs of version 7.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(Id);
+
+// A UUID in canonical form is always kept as one, so that equal ids are equal values.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Id {
+    Uuid(Uuid),
+    Text(SmolStr),
+}
+
+impl EventId {
+    /// The most bytes that an id may have.
+    pub const MAX_BYTES: usize = 256;
+
+    /// A new UUIDv7 for an event that happens at `now`.
+    pub fn generate(now: Timestamp) -> Self {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        Self(Id::Uuid(
+            uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid(),
+        ))
+    }
+
+    /// Wraps an id that came from outside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] when it is empty, longer than [`EventId::MAX_BYTES`], or has
+    /// a control character.
+    pub fn new(text: impl AsRef<str>) -> Result<Self> {
+        let text = text.as_ref();
+        if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
+            return Err(Error::new(
+                ErrorKind::InvalidEvent,
+                format!(
+                    "id {text:?} is empty, longer than {} bytes or has a control character",
+                    Self::MAX_BYTES
+                ),
+            ));
+        }
+        let canonical =
+            |uuid: &Uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+        match Uuid::try_parse(text).ok().filter(canonical) {
+            Some(uuid) => Ok(Self(Id::Uuid(uuid))),
+            None => Ok(Self(Id::Text(SmolStr::new(text)))),
+        }
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(uuid: Uuid) -> Self {
+        Self(Id::Uuid(uuid))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Id::Uuid(uuid) => fmt::Display::fmt(uuid, f),
+            Id::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    /// true or false
+    Boolean(bool),
+    /// A whole number of 32 bits.
+    Integer(i32),
+    /// Text, also for URIs, times and Base64.
+    Text(SmolStr),
+}
+
+/// What an event carries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Data {
+    /// Nothing.
+    #[default]
+    None,
+    /// The text of one JSON value, byte for byte as it was given.
+    Json(JsonText),
+    /// Text of a media type that is not JSON.
+    Text(SmolStr),
+    /// Anything else.
+    Binary(Bytes),
+    /// A value of this process that has not been encoded, and need not be unless it leaves.
+    Value(SharedValue),
+}
+
+impl Data {
+    /// The data as bytes: JSON and text as they are written, a shared value encoded as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when a shared value's serializer fails.
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        match self {
+            Data::None => Ok(Bytes::new()),
+            Data::Json(json) => Ok(json.0.clone()),
+            Data::Text(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+            Data::Binary(bytes) => Ok(bytes.clone()),
+            Data::Value(value) => value.encode().map(|json| json.0),
+        }
+    }
+}
+
+/// Bytes that are known to be exactly one JSON value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(Bytes);
+
+impl JsonText {
+    /// Checks that `bytes` are one JSON value and keeps them as they are, white space around aside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`], with the line and column in the source.
+    pub fn new(bytes: &Bytes) -> Result<Self> {
+        let invalid =
+            |error| Error::new(ErrorKind::InvalidEvent, "the data is not JSON").caused_by(error);
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            Error::new(ErrorKind::InvalidEvent, "the data is not UTF-8").caused_by(error)
+        })?;
+        let IgnoredAny = serde_json::from_str(text).map_err(invalid)?;
+        Ok(Self(bytes.slice_ref(text.trim_ascii().as_bytes())))
+    }
+
+    /// Wraps what a JSON serializer or parser has just vouched for.
+    pub fn trusted(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// A typed value shared by everyone in this process, with the knowledge of how to encode it.
+#[derive(Clone)]
+pub struct SharedValue {
+    value: Arc<dyn Any + Send + Sync>,
+    encode: fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>,
+    type_name: &'static str,
+    shallow_bytes: usize,
+}
+
+impl SharedValue {
+    /// Shares `value`; `encode` writes it as one JSON value and is called only where it must be.
+    pub fn new<T: Any + Send + Sync>(
+        value: Arc<T>,
+        encode: fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>,
+    ) -> Self {
+        Self {
+            value,
+            encode,
+            type_name: std::any::type_name::<T>(),
+            shallow_bytes: size_of::<T>(),
+        }
+    }
+
+    /// The value itself, if it is a `T`.
+    pub fn downcast<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        Arc::clone(&self.value).downcast().ok()
+    }
+
+    /// The value as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when its serializer fails.
+    pub fn encode(&self) -> Result<JsonText> {
+        let bytes = (self.encode)(self.value.as_ref()).map_err(|cause| {
+            Error::new(
+                ErrorKind::Encode,
+                format!("a {} cannot be encoded", self.type_name),
+            )
+            .caused_by(cause)
+        })?;
+        Ok(JsonText(bytes.into()))
+    }
+
+    /// The size of the value itself, without what it points to.
+    pub fn shallow_bytes(&self) -> usize {
+        self.shallow_bytes
+    }
+}
+
+impl fmt::Debug for SharedValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the value: what is in it may be a secret.
+        write!(f, "SharedValue<{}>", self.type_name)
+    }
+}
+
+impl PartialEq for SharedValue {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canonical_uuid_and_its_text_are_the_same_id() {
+        let id = EventId::generate(Timestamp::from_nanos(1_700_000_000_000_000_000));
+        assert_eq!(EventId::new(id.to_string()).unwrap(), id);
+        let upper = id.to_string().to_uppercase();
+        assert_eq!(EventId::new(&upper).unwrap().to_string(), upper);
+        assert!(EventId::new("").is_err() && EventId::new("a\nb").is_err());
+    }
+
+    #[test]
+    fn generated_ids_are_version_7_in_order_of_time() {
+        let at =
+            |millis: i64| EventId::generate(Timestamp::from_nanos(millis * 1_000_000)).to_string();
+        assert!(at(1_000) < at(2_000));
+        assert_eq!(at(1_000).as_bytes()[14], b'7');
+    }
+
+    #[test]
+    fn a_root_event_correlates_with_itself() {
+        let id = EventId::new("e1").unwrap();
+        let event = Envelope::new(id.clone(), "/s", "t", Data::None).unwrap();
+        assert_eq!(event.correlation(), None);
+        assert_eq!(
+            event.clone().with_correlation(id.clone()),
+            event.clone().with_own_correlation()
+        );
+        assert_eq!(event.with_own_correlation().correlation(), Some(&id));
+    }
+
+    #[test]
+    fn json_text_is_kept_byte_for_byte() {
+        let text = JsonText::new(&Bytes::from_static(b" {\"a\": 1.0e2} ")).unwrap();
+        assert_eq!(text.as_bytes().as_ref(), b"{\"a\": 1.0e2}");
+        for bad in ["", "{", "{} {}", "nul", "{'a':1}", "\u{feff}1"] {
+            assert!(
+                JsonText::new(&Bytes::copy_from_slice(bad.as_bytes())).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+}

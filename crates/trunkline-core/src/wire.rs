@@ -1,0 +1,86 @@
+//! How an event looks outside this process: CloudEvents 1.0, structured or binary.
+//!
+//! `WIRE.md` states it for other languages, with the test vectors that this module is held to.
+
+mod binary;
+mod structured;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::envelope::Envelope;
+use crate::error::{Error, ErrorKind, Result};
+use crate::headers::Headers;
+
+pub use binary::decode as decode_binary;
+pub use structured::{decode as decode_structured, encode as encode_structured, encoded_len};
+
+/// The media type of one structured event.
+pub const STRUCTURED: &str = "application/cloudevents+json";
+/// The media type of a JSON array of structured events.
+pub const BATCH: &str = "application/cloudevents-batch+json";
+
+/// A message's content: bytes, or an event that need not be encoded inside this process.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// As it came, or as it must be kept.
+    Bytes(Bytes),
+    /// Shared; encoded (structured) only by engines that leave the process.
+    Event(Arc<Envelope>),
+}
+
+impl Body {
+    /// The bytes, encoding the event if it is not encoded yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when a shared value's serializer fails.
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        match self {
+            Body::Bytes(bytes) => Ok(bytes.clone()),
+            Body::Event(event) => encode_structured(event),
+        }
+    }
+
+    /// The event, decoding attributes but not data.
+    ///
+    /// The mode is told by `content-type` and `ce-` headers; without either the body must be
+    /// structured.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for bytes that are no CloudEvent in either mode.
+    pub fn to_event(&self, headers: &Headers) -> Result<Arc<Envelope>> {
+        let bytes = match self {
+            Body::Event(event) => return Ok(Arc::clone(event)),
+            Body::Bytes(bytes) => bytes,
+        };
+        let structured = headers.get("content-type").is_some_and(is_structured);
+        if !structured && headers.get("ce-specversion").is_some() {
+            return decode_binary(headers.iter(), bytes).map(Arc::new);
+        }
+        decode_structured(bytes).map(Arc::new)
+    }
+}
+
+/// Whether a media type announces one structured event in JSON, parameters aside.
+pub fn is_structured(content_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case(STRUCTURED)
+}
+
+/// A media type without its parameters.
+pub fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether data of this media type is JSON; data without a type is.
+fn is_json(content_type: Option<&str>) -> bool {
+    let Some(content_type) = content_type else {
+        return true;
+    };
+    let essence = essence(content_type).to_ascii_lowercase();
+    essence.ends_with("/json") || essence.ends_with("+json")
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidEvent, message)
+}

@@ -1,0 +1,81 @@
+//! What each verb does, as data. To add a check, add a line here.
+
+use crate::deny::Check;
+use crate::step::{Action, Step};
+
+/// The manifest of the benchmark: a workspace of its own, so that only those who run it compile
+/// the rivals.
+const BENCH: &str = "bench/Cargo.toml";
+
+/// Runs the example on real data. It is a step like any other once the file exists.
+const REAL_DATA: &str = "examples/real-data/run.sh";
+
+/// `cargo xtask test`. Doctests come apart because `--all-targets` leaves them out, and the example
+/// comes last because it is the slowest to say what is wrong.
+pub(crate) fn test() -> Vec<Step> {
+    vec![
+        tests("tests", &["test", "--workspace", "--all-targets"]),
+        tests("doctests", &["test", "--workspace", "--doc"]),
+        Step::new("example on real data", Action::ScriptIfPresent(REAL_DATA)),
+    ]
+}
+
+/// `cargo xtask ci`. The cheap checks come first; the tests come last, so that their count closes
+/// the log.
+pub(crate) fn ci() -> Vec<Step> {
+    let mut steps = vec![
+        cargo("format", &["fmt", "--all", "--check"]),
+        cargo(
+            "format of bench",
+            &["fmt", "--manifest-path", BENCH, "--check"],
+        ),
+        cargo(
+            "lints",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        cargo(
+            "lints of bench",
+            &[
+                "clippy",
+                "--manifest-path",
+                BENCH,
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        cargo("docs", &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
+        Step::new("bans, licences and sources", Action::Deny(Check::OfTheTree)),
+        Step::new("advisories", Action::Deny(Check::Advisories)),
+        bench(&["--quick"]),
+    ];
+    steps.extend(test());
+    steps
+}
+
+/// `cargo xtask bench`. The arguments go to the benchmark, which knows them and refuses the rest.
+pub(crate) fn bench(args: &[&str]) -> Step {
+    let mut line = vec!["run", "--release", "--manifest-path", BENCH, "--"];
+    line.extend(args);
+    cargo("bench", &line)
+}
+
+fn cargo(name: &'static str, args: &[&str]) -> Step {
+    Step::new(name, Action::Cargo(owned(args)))
+}
+
+fn tests(name: &'static str, args: &[&str]) -> Step {
+    Step::new(name, Action::CargoTest(owned(args)))
+}
+
+fn owned(args: &[&str]) -> Vec<String> {
+    args.iter().map(|&arg| arg.to_owned()).collect()
+}
