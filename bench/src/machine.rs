@@ -39,8 +39,12 @@ impl Others {
         }
     }
 
-    /// The share of all cores that others used since the watch began, 0 to 1.
+    /// The share of all cores that others used since the watch began, 0 to 1. Over a few ticks the
+    /// kernel's rounding would be most of the answer, so there is none.
     pub fn share(&self) -> Option<f64> {
+        if self.began.elapsed() < TICK * 10 {
+            return None;
+        }
         let busy = busy_time()?.checked_sub(self.busy?)?;
         let others = busy.saturating_sub(cpu_time().saturating_sub(self.ours));
         let capacity = self.began.elapsed().as_secs_f64() * cores() as f64;

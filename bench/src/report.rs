@@ -110,7 +110,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{:<40} {:<21} {:>9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7} {:>6}  target",
+            "{:<46} {:<21} {:>9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7} {:>6}  target",
             "",
             "median of rounds",
             "M/s",
@@ -139,7 +139,7 @@ impl fmt::Display for Report {
                 }
                 None => writeln!(
                     f,
-                    "{:<40} Trunkline: not there yet (to reach: {})",
+                    "{:<46} Trunkline: not there yet (to reach: {})",
                     "", row.target
                 )?,
             }
@@ -183,7 +183,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, figures: &Figures) -> fmt::Resul
         .map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0));
     write!(
         f,
-        "{name:<40} {:<21} {:>9.3} {:>6.0}% {:>9.1} {:>9.1} {:>7} {:>7} {peak:>8} {others:>7}",
+        "{name:<46} {:<21} {:>9.3} {:>6.0}% {:>9.1} {:>9.1} {:>7} {:>7} {peak:>8} {others:>7}",
         figures.label,
         figures.events_per_s / 1e6,
         figures.spread * 100.0,

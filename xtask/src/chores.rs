@@ -56,6 +56,7 @@ pub(crate) fn ci() -> Vec<Step> {
         Step::new("bans, licences and sources", Action::Deny(Check::OfTheTree)),
         Step::new("advisories", Action::Deny(Check::Advisories)),
         bench(&["--quick"]),
+        tests("tests of bench", &["test", "--manifest-path", BENCH]),
     ];
     steps.extend(test());
     steps

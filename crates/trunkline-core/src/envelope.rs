@@ -50,6 +50,9 @@ struct Rare {
 }
 
 impl Envelope {
+    /// The most attributes that an event may have besides those that Trunkline has a meaning for.
+    pub const MAX_EXTENSIONS: usize = 80;
+
     /// An event without optional attributes.
     ///
     /// # Errors
@@ -164,10 +167,46 @@ impl Envelope {
         &self.data
     }
 
+    /// About how many bytes the event takes in memory. A shared value counts with its own size.
+    pub fn rough_bytes(&self) -> usize {
+        let data = match &self.data {
+            Data::None => 0,
+            Data::Json(json) => json.0.len(),
+            Data::Text(text) => text.len(),
+            Data::Binary(bytes) => bytes.len(),
+            Data::Value(value) => value.shallow_bytes(),
+        };
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let texts = [
+                &rare.subject,
+                &rare.content_type,
+                &rare.schema,
+                &rare.traceparent,
+                &rare.tracestate,
+            ];
+            let extensions = rare
+                .extensions
+                .iter()
+                .map(|(name, value)| name.len() + value.rough_bytes());
+            size_of::<Rare>()
+                + texts
+                    .into_iter()
+                    .flatten()
+                    .map(|text| text.len())
+                    .sum::<usize>()
+                + extensions.sum::<usize>()
+        });
+        let texts = self.source.len()
+            + self.event_type.len()
+            + self.key.as_ref().map_or(0, |key| key.len());
+        size_of::<Self>() + data + rare + texts
+    }
+
     /// Sets `time`.
     #[must_use]
     pub fn with_time(mut self, time: Timestamp) -> Self {
         self.time = Some(time);
+        self.forget_unread("time");
         self
     }
 
@@ -175,6 +214,7 @@ impl Envelope {
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
         self.version = Some(version);
+        self.forget_unread("dataversion");
         self
     }
 
@@ -193,6 +233,7 @@ impl Envelope {
         } else {
             Correlation::Other(id)
         };
+        self.forget_unread("correlationid");
         self
     }
 
@@ -200,34 +241,41 @@ impl Envelope {
     #[must_use]
     pub fn with_own_correlation(mut self) -> Self {
         self.correlation = Correlation::Own;
+        self.forget_unread("correlationid");
         self
     }
 
     /// Sets `causationid`.
     #[must_use]
     pub fn with_causation(mut self, id: EventId) -> Self {
+        self.forget_unread("causationid");
         self.rare_mut().causation = Some(id);
         self
     }
 
-    /// Sets `subject`.
+    /// Sets `subject`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_subject(mut self, subject: impl Into<SmolStr>) -> Self {
-        self.rare_mut().subject = Some(subject.into());
+        self.rare_mut().subject =
+            Some(subject.into()).filter(|subject: &SmolStr| !subject.is_empty());
+        self.forget_rare();
         self
     }
 
-    /// Sets `datacontenttype`.
+    /// Sets `datacontenttype`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<SmolStr>) -> Self {
-        self.rare_mut().content_type = Some(content_type.into());
+        self.rare_mut().content_type =
+            Some(content_type.into()).filter(|content_type: &SmolStr| !content_type.is_empty());
+        self.forget_rare();
         self
     }
 
-    /// Sets `dataschema`.
+    /// Sets `dataschema`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_schema(mut self, schema: impl Into<SmolStr>) -> Self {
-        self.rare_mut().schema = Some(schema.into());
+        self.rare_mut().schema = Some(schema.into()).filter(|schema: &SmolStr| !schema.is_empty());
+        self.forget_rare();
         self
     }
 
@@ -249,7 +297,8 @@ impl Envelope {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidEvent`] for a name that is not 1 to 20 characters of `a-z 0-9`, as
-    /// CloudEvents asks, or that already has a meaning.
+    /// CloudEvents asks, or that already has a meaning, and when there would be more than
+    /// [`Envelope::MAX_EXTENSIONS`].
     pub fn with_extension(mut self, name: &str, value: Attribute) -> Result<Self> {
         let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let refuse = |fault| {
@@ -264,6 +313,12 @@ impl Envelope {
         if RESERVED.contains(&name) {
             return refuse("has a meaning of its own; use its setter");
         }
+        let known = |rare: &Rare| rare.extensions.contains_key(name);
+        if self.extensions().count() >= Self::MAX_EXTENSIONS
+            && !self.rare.as_deref().is_some_and(known)
+        {
+            return refuse("would be one more than the limit of 80");
+        }
         self.insert_extension(name.into(), value);
         Ok(self)
     }
@@ -277,6 +332,22 @@ impl Envelope {
 
     pub(crate) fn insert_extension(&mut self, name: SmolStr, value: Attribute) {
         self.rare_mut().extensions.insert(name, value);
+    }
+
+    /// Drops what was read under this name but not understood, so that it is not written twice.
+    fn forget_unread(&mut self, name: &str) {
+        if let Some(rare) = &mut self.rare
+            && rare.extensions.remove(name).is_some()
+        {
+            self.forget_rare();
+        }
+    }
+
+    /// Equal events are equal values: a box with nothing in it is no box.
+    fn forget_rare(&mut self) {
+        if self.rare.as_deref() == Some(&Rare::default()) {
+            self.rare = None;
+        }
     }
 
     fn rare_mut(&mut self) -> &mut Rare {
@@ -382,6 +453,15 @@ pub enum Attribute {
     Integer(i32),
     /// Text, also for URIs, times and Base64.
     Text(SmolStr),
+}
+
+impl Attribute {
+    fn rough_bytes(&self) -> usize {
+        match self {
+            Attribute::Text(text) => size_of::<Self>() + text.len(),
+            _ => size_of::<Self>(),
+        }
+    }
 }
 
 /// What an event carries.
@@ -539,6 +619,29 @@ mod tests {
             event.clone().with_own_correlation()
         );
         assert_eq!(event.with_own_correlation().correlation(), Some(&id));
+    }
+
+    #[test]
+    fn what_is_set_replaces_what_was_read_but_not_understood() {
+        let bare = Envelope::new(EventId::new("e1").unwrap(), "/s", "t", Data::None).unwrap();
+        let mut read = bare.clone();
+        read.insert_extension("dataversion".into(), Attribute::Text("1.2".into()));
+        assert_eq!(read.with_version(2), bare.clone().with_version(2));
+        assert_eq!(bare.clone().with_subject("s").with_subject(""), bare);
+    }
+
+    #[test]
+    fn extensions_are_limited_so_that_every_event_can_be_read_again() {
+        let bare = Envelope::new(EventId::new("e1").unwrap(), "/s", "t", Data::None).unwrap();
+        let add = |event: Envelope, index: usize| {
+            event.with_extension(&format!("x{index}"), Attribute::Boolean(true))
+        };
+        let full = (0..Envelope::MAX_EXTENSIONS).try_fold(bare, add).unwrap();
+        assert!(
+            add(full.clone(), 0).is_ok(),
+            "one that is there may be set anew"
+        );
+        assert!(add(full, Envelope::MAX_EXTENSIONS).is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
+    event_id: Option<String>,
     source: Option<Cause>,
 }
 
@@ -33,6 +34,7 @@ impl Error {
             inner: Box::new(Inner {
                 kind,
                 message: message.into(),
+                event_id: None,
                 source: None,
             }),
         }
@@ -50,6 +52,18 @@ impl Error {
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.inner.message = format!("{place}: {}", self.inner.message);
         self
+    }
+
+    /// Says which event it was about.
+    #[must_use]
+    pub fn about(mut self, event_id: impl fmt::Display) -> Self {
+        self.inner.event_id = Some(event_id.to_string());
+        self
+    }
+
+    /// The id of the event that it was about. After an unknown outcome, publish again with it.
+    pub fn event_id(&self) -> Option<&str> {
+        self.inner.event_id.as_deref()
     }
 
     /// What class of error this is.
@@ -76,7 +90,8 @@ impl Error {
 impl Clone for Error {
     /// Copies the error; the source is kept as text, because causes cannot be cloned.
     fn clone(&self) -> Self {
-        let copy = Self::new(self.kind(), self.message());
+        let mut copy = Self::new(self.kind(), self.message());
+        copy.inner.event_id.clone_from(&self.inner.event_id);
         match &self.inner.source {
             Some(source) => copy.caused_by(source.to_string()),
             None => copy,

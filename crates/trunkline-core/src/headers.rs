@@ -62,6 +62,13 @@ impl Headers {
         Ok(())
     }
 
+    /// Adds a header of Trunkline's own, beyond the limits on the user's; line breaks become
+    /// spaces. Whoever calls it bounds the value.
+    pub fn add_own(&mut self, name: &'static str, value: &str) {
+        let value = value.replace(['\r', '\n', '\0'], " ");
+        Arc::make_mut(self.0.get_or_insert_default()).push((name.to_owned(), value));
+    }
+
     /// The first value of that name, in any case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter()

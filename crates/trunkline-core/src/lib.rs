@@ -14,6 +14,7 @@ pub mod time;
 
 pub mod envelope;
 pub mod headers;
+pub mod key;
 pub mod wire;
 
 pub mod engine;

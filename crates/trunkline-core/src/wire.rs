@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::envelope::Envelope;
+use crate::envelope::{Data, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::headers::Headers;
 
@@ -42,6 +42,31 @@ impl Body {
         }
     }
 
+    /// About how many bytes this takes in memory. A shared value counts with its own size only.
+    pub fn rough_bytes(&self) -> usize {
+        match self {
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Event(event) => event.rough_bytes(),
+        }
+    }
+
+    /// The encoded size with headers, if that is above `limit`.
+    ///
+    /// A value that is shared and not encoded has no size yet, so it is never above.
+    ///
+    /// # Errors
+    /// None today; encoding something that is only counted may fail for other writers.
+    pub fn size_above(&self, headers: &Headers, limit: usize) -> Result<Option<usize>> {
+        let size = match self {
+            Body::Bytes(bytes) => bytes.len(),
+            // JSON escapes make at most six bytes of one, so a small event need not be counted.
+            Body::Event(event) if event.rough_bytes() < limit / 8 => return Ok(None),
+            Body::Event(event) if matches!(event.data(), Data::Value(_)) => return Ok(None),
+            Body::Event(event) => encoded_len(event)?,
+        } + headers.bytes();
+        Ok((size > limit).then_some(size))
+    }
+
     /// The event, decoding attributes but not data.
     ///
     /// The mode is told by `content-type` and `ce-` headers; without either the body must be
@@ -63,8 +88,12 @@ impl Body {
 }
 
 /// Whether a media type announces one structured event in JSON, parameters aside.
+///
+/// The NATS binding's draft also names `application/cloudevents` alone, which can only be JSON.
 pub fn is_structured(content_type: &str) -> bool {
-    essence(content_type).eq_ignore_ascii_case(STRUCTURED)
+    [STRUCTURED, "application/cloudevents"]
+        .iter()
+        .any(|known| essence(content_type).eq_ignore_ascii_case(known))
 }
 
 /// A media type without its parameters.
@@ -79,6 +108,17 @@ fn is_json(content_type: Option<&str>) -> bool {
     };
     let essence = essence(content_type).to_ascii_lowercase();
     essence.ends_with("/json") || essence.ends_with("+json")
+}
+
+/// Whether bytes of this media type are UTF-8: no charset says otherwise.
+fn is_utf8(content_type: &str) -> bool {
+    let charset = content_type
+        .split(';')
+        .skip(1)
+        .filter_map(|parameter| parameter.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .map(|(_, value)| value.trim().trim_matches('"').to_ascii_lowercase());
+    charset.is_none_or(|charset| matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii"))
 }
 
 fn invalid(message: impl Into<String>) -> Error {

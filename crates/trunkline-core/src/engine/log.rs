@@ -13,6 +13,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use smol_str::SmolStr;
+
 use super::{Admitted, Batch, Boxed, Credit};
 use crate::envelope::EventId;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +32,10 @@ pub type Seq = u64;
 pub struct Append {
     /// Where it goes; the stream must store this subject.
     pub subject: Subject,
+    /// Whose order it keeps: when an item fails, later items of its key in the batch are refused
+    /// as [`ErrorKind::BehindFailed`], except for items that are malformed or too large, which
+    /// harm nobody.
+    pub key: Option<SmolStr>,
     /// Its identity: within the stream's duplicate window the same id is stored once.
     pub id: Option<EventId>,
     /// What must hold for it to be stored.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Write;
 
 use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -59,8 +60,14 @@ fn write(event: &Envelope, out: &mut impl Write) -> Result<()> {
         text(out, "subject", event.subject())?;
         text(out, "datacontenttype", event.content_type())?;
         text(out, "dataschema", event.schema())?;
-        if let Some(version) = event.version() {
-            write!(out, r#","dataversion":{version}"#)?;
+        match event
+            .version()
+            .map(|version| (version, i32::try_from(version)))
+        {
+            None => {}
+            Some((version, Ok(_))) => write!(out, r#","dataversion":{version}"#)?,
+            // An integer of CloudEvents has 32 bits with its sign; a larger one goes as text.
+            Some((version, Err(_))) => write!(out, r#","dataversion":"{version}""#)?,
         }
         text(out, "partitionkey", event.key())?;
         display(out, "correlationid", event.correlation())?;
@@ -74,14 +81,15 @@ fn write(event: &Envelope, out: &mut impl Write) -> Result<()> {
                 Attribute::Integer(value) => json(out, name, value)?,
             }
         }
+        let json = is_json(event.content_type());
         match event.data() {
             Data::None => {}
-            Data::Json(json) => raw(out, json)?,
-            Data::Value(_) => value.iter().try_for_each(|json| raw(out, json))?,
-            Data::Text(data) => text(out, "data", Some(data))?,
-            Data::Binary(bytes) => {
-                write!(out, r#","data_base64":"{}""#, BASE64_STANDARD.encode(bytes))?
-            }
+            Data::Json(data) => written(out, data, json)?,
+            Data::Value(_) => value.iter().try_for_each(|data| written(out, data, json))?,
+            Data::Text(data) if !json => text(out, "data", Some(data))?,
+            // As a string in `data` it would be taken for a JSON string.
+            Data::Text(data) => base64(out, data.as_bytes())?,
+            Data::Binary(bytes) => base64(out, bytes)?,
         }
         out.write_all(b"}")
     })()
@@ -90,9 +98,20 @@ fn write(event: &Envelope, out: &mut impl Write) -> Result<()> {
     })
 }
 
-fn raw(out: &mut impl Write, data: &JsonText) -> std::io::Result<()> {
-    out.write_all(br#","data":"#)?;
-    out.write_all(data.as_bytes())
+/// JSON goes as it is where the media type is JSON, and else as a string: a reader goes by the type.
+fn written(out: &mut impl Write, data: &JsonText, json: bool) -> std::io::Result<()> {
+    match std::str::from_utf8(data.as_bytes()) {
+        Ok(data) if !json => text(out, "data", Some(data)),
+        _ => {
+            out.write_all(br#","data":"#)?;
+            out.write_all(data.as_bytes())
+        }
+    }
+}
+
+fn base64(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    let encoded = Base64Display::new(bytes, &BASE64_STANDARD);
+    write!(out, r#","data_base64":"{encoded}""#)
 }
 
 fn text(out: &mut impl Write, name: &str, value: Option<&str>) -> std::io::Result<()> {
@@ -133,7 +152,8 @@ pub fn decode(bytes: &Bytes) -> Result<Envelope> {
     let mut id = None;
     let mut source = None;
     let mut event_type = None;
-    let mut data = None;
+    let mut data: Option<&RawValue> = None;
+    let mut base64: Option<SmolStr> = None;
     let mut others = Vec::new();
     let mut content_type = None;
     let mut specversion = None;
@@ -143,8 +163,9 @@ pub fn decode(bytes: &Bytes) -> Result<Envelope> {
         } else {
             name
         };
-        if value.get() == "null" {
-            continue; // An absent attribute, says the JSON format.
+        // An absent attribute, says the JSON format; but `data` may be an explicit null.
+        if value.get() == "null" && name != "data" {
+            continue;
         }
         match name.as_str() {
             "specversion" => once(&mut specversion, &name, string(&name, value)?)?,
@@ -152,31 +173,36 @@ pub fn decode(bytes: &Bytes) -> Result<Envelope> {
             "source" => once(&mut source, &name, string(&name, value)?)?,
             "type" => once(&mut event_type, &name, string(&name, value)?)?,
             "datacontenttype" => once(&mut content_type, &name, string(&name, value)?)?,
-            "data" | "data_base64" => {
-                if data.replace((name, value)).is_some() {
-                    return Err(invalid(
-                        "the event has data twice: keep one of `data` and `data_base64`",
-                    ));
-                }
-            }
+            "data" => once(&mut data, &name, value)?,
+            "data_base64" => once(&mut base64, &name, string(&name, value)?)?,
+            _ if others.iter().any(|(other, _)| *other == name) => return Err(twice(&name)),
             _ => others.push((name, value)),
         }
     }
     version_one(specversion.as_deref())?;
-    let data = match data {
-        None => Data::None,
-        Some((name, value)) if name == "data_base64" => Data::Binary(
+    let content_type = content_type.filter(|content_type: &SmolStr| !content_type.is_empty());
+    let json = is_json(content_type.as_deref());
+    let data = match (data, base64) {
+        (None, None) => Data::None,
+        // Some producers write all members, and null for the one that they do not use.
+        (data, Some(base64)) if data.is_none_or(|data| data.get() == "null") => Data::Binary(
             BASE64_STANDARD
-                .decode(string(&name, value)?.as_bytes())
+                .decode(base64.as_bytes())
                 .map_err(|error| invalid("attribute `data_base64` is not Base64").caused_by(error))?
                 .into(),
         ),
-        Some((name, value))
-            if !is_json(content_type.as_deref()) && value.get().starts_with('"') =>
-        {
-            Data::Text(string(&name, value)?)
+        (_, Some(_)) => {
+            return Err(invalid(
+                "the event has data twice: keep one of `data` and `data_base64`",
+            ));
         }
-        Some((_, value)) => Data::Json(JsonText::trusted(bytes.slice_ref(value.get().as_bytes()))),
+        (Some(value), None) if !json && value.get() == "null" => Data::None,
+        (Some(value), None) if !json && value.get().starts_with('"') => {
+            Data::Text(string("data", value)?)
+        }
+        (Some(value), None) => {
+            Data::Json(JsonText::trusted(bytes.slice_ref(value.get().as_bytes())))
+        }
     };
     let missing = |name| invalid(format!("attribute `{name}` is missing"));
     let mut event = Envelope::new(
@@ -192,7 +218,18 @@ pub fn decode(bytes: &Bytes) -> Result<Envelope> {
         let value = attribute(&name, value)?;
         event = set(event, name, value)?;
     }
-    Ok(event)
+    few_extensions(event)
+}
+
+/// Refuses an event that could no longer be read once every known attribute is set too.
+pub(super) fn few_extensions(event: Envelope) -> Result<Envelope> {
+    match event.extensions().count() {
+        0..=Envelope::MAX_EXTENSIONS => Ok(event),
+        count => Err(invalid(format!(
+            "the event has {count} extension attributes, the limit is {}",
+            Envelope::MAX_EXTENSIONS
+        ))),
+    }
 }
 
 /// Refuses every version of the specification but 1.x.
@@ -209,72 +246,95 @@ pub(super) fn version_one(specversion: Option<&str>) -> Result<()> {
 }
 
 /// Sets an optional attribute by its lower-case name. Both modes read through here.
+///
+/// What other producers write under a name that we know, but in a form that we do not, is kept as
+/// it came: versions such as "1.2", empty correlation ids, times of the year 1.
 pub(super) fn set(mut event: Envelope, name: SmolStr, value: Attribute) -> Result<Envelope> {
     let text = match &value {
         Attribute::Text(text) => text.clone(),
         Attribute::Integer(number) => smol_str::format_smolstr!("{number}"),
         Attribute::Boolean(truth) => smol_str::format_smolstr!("{truth}"),
     };
-    Ok(match name.as_str() {
-        "time" => event.with_time(
-            text.parse()
-                .map_err(|error: Error| error.at("attribute `time`"))?,
-        ),
-        "subject" => event.with_subject(text),
-        "dataschema" => event.with_schema(text),
-        "partitionkey" => event.with_key(text),
+    match name.as_str() {
+        "time" => match text.parse() {
+            Ok(time) => return Ok(event.with_time(time)),
+            Err(_) if is_time(&text) => {}
+            Err(error) => return Err(error.at("attribute `time`")),
+        },
+        "subject" => return Ok(event.with_subject(text)),
+        "dataschema" => return Ok(event.with_schema(text)),
+        "partitionkey" => return Ok(event.with_key(text)),
+        "traceparent" => return Ok(event.with_traceparent(text)),
+        "tracestate" => return Ok(event.with_tracestate(text)),
         "correlationid" => {
-            event.with_correlation(EventId::new(text).map_err(|error| error.at("`correlationid`"))?)
+            if let Ok(id) = EventId::new(&text) {
+                return Ok(event.with_correlation(id));
+            }
         }
         "causationid" => {
-            event.with_causation(EventId::new(text).map_err(|error| error.at("`causationid`"))?)
+            if let Ok(id) = EventId::new(&text) {
+                return Ok(event.with_causation(id));
+            }
         }
-        "traceparent" => event.with_traceparent(text),
-        "tracestate" => event.with_tracestate(text),
-        // Other producers use the name for versions such as "1.2", which are theirs to keep.
-        "dataversion" if text.parse::<u32>().is_ok() => {
-            event.with_version(text.parse().unwrap_or_default())
-        }
-        _ => {
-            event.insert_extension(name, value);
-            event
-        }
-    })
+        "dataversion" => match text.parse::<u32>() {
+            // Only what is written again as it came: not "007".
+            Ok(version) if smol_str::format_smolstr!("{version}") == text => {
+                return Ok(event.with_version(version));
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+    event.insert_extension(name, value);
+    Ok(event)
 }
 
-fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<()> {
+/// Whether this is a date, a time and an offset, if of a year or precision that we cannot hold.
+fn is_time(text: &str) -> bool {
+    let shortened = match text.split_once('.') {
+        Some((whole, fraction)) => {
+            let offset = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            smol_str::format_smolstr!("{whole}{offset}")
+        }
+        None => text.into(),
+    };
+    jiff::fmt::temporal::Pieces::parse(shortened.as_str())
+        .is_ok_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
+}
+
+pub(super) fn once<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<()> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(invalid(format!("attribute `{name}` is given twice"))),
+        Some(_) => Err(twice(name)),
     }
 }
 
+pub(super) fn twice(name: &str) -> Error {
+    invalid(format!("attribute `{name}` is given twice"))
+}
+
 fn string(name: &str, value: &RawValue) -> Result<SmolStr> {
-    serde_json::from_str(value.get()).map_err(|_| {
-        invalid(format!(
-            "attribute `{name}` must be a string, not {}",
-            abridged(value)
-        ))
+    serde_json::from_str(value.get()).map_err(|error| {
+        let found = abridged(value);
+        invalid(format!("attribute `{name}` must be a string, not {found}")).caused_by(error)
     })
 }
 
 fn attribute(name: &str, value: &RawValue) -> Result<Attribute> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Scalar {
-        Boolean(bool),
-        Integer(i32),
-        Text(SmolStr),
-    }
-    match serde_json::from_str(value.get()) {
-        Ok(Scalar::Boolean(value)) => Ok(Attribute::Boolean(value)),
-        Ok(Scalar::Integer(value)) => Ok(Attribute::Integer(value)),
-        Ok(Scalar::Text(value)) => Ok(Attribute::Text(value)),
-        Err(_) => Err(invalid(format!(
-            "attribute `{name}` must be a string, a boolean or a 32-bit integer, not {}; \
-             an object belongs into `data`",
-            abridged(value)
-        ))),
+    let integer = || {
+        value.get().parse().map(Attribute::Integer).map_err(|_| {
+            invalid(format!(
+                "attribute `{name}` must be a string, a boolean or a 32-bit integer, not {}; \
+                 an object belongs into `data`",
+                abridged(value)
+            ))
+        })
+    };
+    match value.get() {
+        "true" => Ok(Attribute::Boolean(true)),
+        "false" => Ok(Attribute::Boolean(false)),
+        text if text.starts_with('"') => string(name, value).map(Attribute::Text),
+        _ => integer(),
     }
 }
 
@@ -315,5 +375,5 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// The most attributes that one event may have.
-const MAX_ATTRIBUTES: usize = 96;
+/// The most members that one event may have: what is read before anything is known of it.
+pub(super) const MAX_ATTRIBUTES: usize = 96;

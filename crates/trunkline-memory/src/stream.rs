@@ -1,0 +1,448 @@
+//! One stream: its events, the index over their subjects, the ids it remembers, its consumers.
+//!
+//! Plain computation under one lock. Whoever adds events is told which waiters to wake, and does
+//! so after releasing the lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use smol_str::SmolStr;
+use trunkline_core::engine::{
+    Append, AppendMode, Credit, Expect, Gap, Outcome, Position, Removal, Retention, Seq, StoredEvent, StreamSpec,
+    StreamState, SubjectCount,
+};
+use trunkline_core::matcher::{Key, Matcher};
+use trunkline_core::wire::Body;
+use trunkline_core::{Error, ErrorKind, EventId, Filter, Headers, Name, Subject, Timestamp};
+
+use crate::consume::Consumer;
+use crate::options::MemoryOptions;
+use crate::selection::Selection;
+use crate::waiter::Waiter;
+
+/// How many ids a stream remembers at most, however many come within its duplicate window.
+const MAX_REMEMBERED_IDS: usize = 1_000_000;
+
+/// How many events one reader looks at under the lock before it lets others go on.
+pub(crate) const MAX_LOOKED_AT: usize = 4_096;
+
+/// What an entry costs beside its body: the entry itself, its place in the index and its id.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 96;
+
+pub(crate) type Wakes = SmallVec<[Arc<Waiter>; 4]>;
+
+pub(crate) struct Stream {
+    pub(crate) spec: StreamSpec,
+    max_events: u64,
+    max_bytes: u64,
+    /// From `first` on; what was removed from the middle is `None`.
+    entries: VecDeque<Option<Entry>>,
+    first: Seq,
+    events: u64,
+    bytes: u64,
+    subjects: FxHashMap<Subject, SubjectIndex>,
+    remembered: FxHashMap<EventId, Seq>,
+    remembered_order: VecDeque<(Timestamp, EventId)>,
+    readers: Matcher<Arc<Waiter>>,
+    pub(crate) consumers: BTreeMap<Name, Consumer>,
+    /// Set when the stream is deleted, for those who hold it still.
+    pub(crate) deleted: bool,
+    /// Whether it was said that a limit is near.
+    warned: bool,
+}
+
+struct Entry {
+    at: Timestamp,
+    subject: Subject,
+    headers: Headers,
+    body: Body,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct SubjectIndex {
+    seqs: VecDeque<Seq>,
+    /// Who waits for this subject, as of that generation of `readers`.
+    waiters: (u64, SmallVec<[Arc<Waiter>; 2]>),
+}
+
+impl Stream {
+    pub(crate) fn new(spec: StreamSpec, options: &MemoryOptions) -> Self {
+        Self {
+            max_events: spec.max_events.unwrap_or(u64::MAX).min(options.max_events),
+            max_bytes: spec.max_bytes.unwrap_or(u64::MAX).min(options.max_bytes),
+            spec,
+            entries: VecDeque::new(),
+            first: 1,
+            events: 0,
+            bytes: 0,
+            subjects: FxHashMap::default(),
+            remembered: FxHashMap::default(),
+            remembered_order: VecDeque::new(),
+            readers: Matcher::default(),
+            consumers: BTreeMap::new(),
+            deleted: false,
+            warned: false,
+        }
+    }
+
+    pub(crate) fn tail(&self) -> Seq {
+        self.first + self.entries.len() as u64
+    }
+
+    pub(crate) fn first(&self) -> Seq {
+        self.first
+    }
+
+    fn entry(&self, seq: Seq) -> Option<&Entry> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.entries.get(index)?.as_ref()
+    }
+
+    pub(crate) fn event(&self, seq: Seq) -> Option<StoredEvent> {
+        let Entry { at, subject, headers, body, .. } = self.entry(seq)?;
+        Some(StoredEvent { seq, at: *at, subject: subject.clone(), headers: headers.clone(), body: body.clone() })
+    }
+
+    /// Stores a batch of events whose bodies have been checked already, or says why not.
+    pub(crate) fn append(
+        &mut self,
+        batch: impl IntoIterator<Item = Result<Append, Error>>,
+        mode: AppendMode,
+        now: Timestamp,
+        wakes: &mut Wakes,
+    ) -> Vec<Outcome> {
+        self.expire(now);
+        let checked: SmallVec<[Result<Append, Error>; 1]> = batch.into_iter().collect();
+        if mode == AppendMode::Atomic
+            && let Some(refusal) = self.atomic_refusal(&checked)
+        {
+            return checked.iter().map(|_| Outcome::Refused(refusal.clone())).collect();
+        }
+        let mut failed: SmallVec<[SmolStr; 1]> = SmallVec::new();
+        let mut outcome = |append: Result<Append, Error>| {
+            let append = match append {
+                Ok(append) => append,
+                Err(error) => return Outcome::Refused(error),
+            };
+            let Some(key) = append.key.clone() else { return self.append_one(append, now, wakes) };
+            if failed.contains(&key) {
+                return Outcome::Refused(Error::new(
+                    ErrorKind::BehindFailed,
+                    format!("an earlier event of key {key:?} in this batch was not stored; publish that again first"),
+                ));
+            }
+            let outcome = self.append_one(append, now, wakes);
+            if matches!(outcome, Outcome::Refused(_)) {
+                failed.push(key);
+            }
+            outcome
+        };
+        checked.into_iter().map(&mut outcome).collect()
+    }
+
+    /// The first reason why not all of a batch can be stored. An item may not build on another
+    /// item of the same batch.
+    fn atomic_refusal(&self, batch: &[Result<Append, Error>]) -> Option<Error> {
+        let mut bytes = 0;
+        for append in batch {
+            match append {
+                Err(error) => return Some(error.clone()),
+                Ok(append) => {
+                    bytes += entry_bytes(append);
+                    if let Err(error) = self.check(append) {
+                        return Some(error);
+                    }
+                }
+            }
+        }
+        self.room(batch.len() as u64, bytes as u64).err()
+    }
+
+    fn append_one(&mut self, append: Append, now: Timestamp, wakes: &mut Wakes) -> Outcome {
+        if let Some(seq) = append.id.as_ref().and_then(|id| self.remembered.get(id)) {
+            return Outcome::Stored { seq: *seq, duplicate: true };
+        }
+        let bytes = entry_bytes(&append);
+        if let Err(error) = self.check(&append).and_then(|()| self.room(1, bytes as u64)) {
+            return Outcome::Refused(error);
+        }
+        let Append { subject, id, headers, body, .. } = append;
+        let seq = self.tail();
+        if let Some(id) = id {
+            self.remembered_order.push_back((now, id.clone()));
+            self.remembered.insert(id, seq);
+        }
+        let index = self.subjects.entry(subject.clone()).or_default();
+        index.seqs.push_back(seq);
+        if index.waiters.0 != self.readers.generation() {
+            let mut waiters = SmallVec::new();
+            self.readers.each(&subject, |waiter| waiters.push(Arc::clone(waiter)));
+            index.waiters = (self.readers.generation(), waiters);
+        }
+        for waiter in &index.waiters.1 {
+            if waiter.is_awaited() && !wakes.iter().any(|other| Arc::ptr_eq(other, waiter)) {
+                wakes.push(Arc::clone(waiter));
+            }
+        }
+        self.entries.push_back(Some(Entry { at: now, subject, headers, body, bytes }));
+        self.events += 1;
+        self.bytes += bytes as u64;
+        self.discard_old();
+        Outcome::Stored { seq, duplicate: false }
+    }
+
+    fn check(&self, append: &Append) -> Result<(), Error> {
+        let subject = &append.subject;
+        if !self.spec.subjects.iter().any(|stored| stored.matches(subject)) {
+            return Err(Error::new(
+                ErrorKind::NotStored,
+                format!("stream {} does not store {subject}; it stores {:?}", self.spec.name, self.spec.subjects),
+            ));
+        }
+        let last = self.subjects.get(subject).and_then(|index| index.seqs.back().copied());
+        let met = match append.expect {
+            Expect::Any => true,
+            Expect::Absent => last.is_none(),
+            Expect::Last(seq) => last == Some(seq),
+        };
+        if met {
+            return Ok(());
+        }
+        let found = last.map_or_else(|| "nothing is stored on it".to_owned(), |seq| format!("its last event is {seq}"));
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("{subject} was expected to be {:?}, but {found}", append.expect),
+        ))
+    }
+
+    fn room(&self, events: u64, bytes: u64) -> Result<(), Error> {
+        let (after, bytes_after) = (self.events + events, self.bytes + bytes);
+        let refuses = self.spec.retention != Retention::DiscardOld || events > self.max_events || bytes > self.max_bytes;
+        if refuses && (after > self.max_events || bytes_after > self.max_bytes) {
+            return Err(Error::new(
+                ErrorKind::StreamFull,
+                format!(
+                    "stream {} is full with {} of {} events and {} of {} bytes; let its consumers catch up",
+                    self.spec.name, self.events, self.max_events, self.bytes, self.max_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn discard_old(&mut self) {
+        let near = self.events * 5 > self.max_events.saturating_mul(4) || self.bytes > self.max_bytes / 5 * 4;
+        if near && !self.warned {
+            tracing::warn!(
+                stream = %self.spec.name, events = self.events, bytes = self.bytes,
+                "the stream is four fifths full; soon its oldest events leave, read or not"
+            );
+        }
+        self.warned = near;
+        while self.events > self.max_events || self.bytes > self.max_bytes {
+            self.remove(self.first);
+        }
+    }
+
+    /// Lets go of what is past its age and of ids past the duplicate window.
+    pub(crate) fn expire(&mut self, now: Timestamp) {
+        if let Some(max_age) = self.spec.max_age {
+            let oldest = now.minus(max_age);
+            while self.entries.front().is_some_and(|entry| entry.as_ref().is_none_or(|entry| entry.at < oldest)) {
+                self.remove(self.first);
+            }
+        }
+        let oldest = now.minus(self.spec.duplicate_window);
+        while self.remembered_order.front().is_some_and(|(at, _)| *at < oldest)
+            || self.remembered_order.len() > MAX_REMEMBERED_IDS
+        {
+            if let Some((_, id)) = self.remembered_order.pop_front() {
+                self.remembered.remove(&id);
+            }
+        }
+    }
+
+    /// Removes one event and says whether it was there.
+    pub(crate) fn remove(&mut self, seq: Seq) -> bool {
+        let Some(index) = seq.checked_sub(self.first).and_then(|index| usize::try_from(index).ok()) else {
+            return false;
+        };
+        let removed = self.entries.get_mut(index).and_then(Option::take);
+        if let Some(entry) = &removed {
+            self.events -= 1;
+            self.bytes -= entry.bytes as u64;
+            if let Some(index) = self.subjects.get_mut(&entry.subject) {
+                if index.seqs.front() == Some(&seq) {
+                    index.seqs.pop_front();
+                } else if let Ok(at) = index.seqs.binary_search(&seq) {
+                    index.seqs.remove(at);
+                }
+                if index.seqs.is_empty() {
+                    self.subjects.remove(&entry.subject);
+                }
+            }
+        }
+        while self.entries.front().is_some_and(Option::is_none) {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        removed.is_some()
+    }
+
+    pub(crate) fn remove_all(&mut self, what: &Removal) -> u64 {
+        let seqs: Vec<Seq> = match what {
+            Removal::Seq(seq) => vec![*seq],
+            Removal::Before(seq) => (self.first..(*seq).min(self.tail())).collect(),
+            Removal::Matching(filter) => {
+                let matching = self.subjects.iter().filter(|(subject, _)| filter.matches(subject));
+                matching.flat_map(|(_, index)| index.seqs.iter().copied()).collect()
+            }
+        };
+        seqs.into_iter().filter(|seq| self.remove(*seq)).count() as u64
+    }
+
+    /// The first sequence at or after `from` that is selected, looking at no more than
+    /// [`MAX_LOOKED_AT`]; else the sequence up to which there is none.
+    pub(crate) fn next_match(&self, selection: &Selection, from: Seq) -> Result<Seq, Seq> {
+        let from = from.max(self.first);
+        let end = self.tail();
+        match selection {
+            Selection::Subjects(subjects) => {
+                let firsts = subjects.iter().filter_map(|subject| {
+                    let seqs = &self.subjects.get(subject)?.seqs;
+                    seqs.get(seqs.partition_point(|seq| *seq < from)).copied()
+                });
+                firsts.min().ok_or(end)
+            }
+            _ => {
+                let stop = end.min(from + MAX_LOOKED_AT as u64);
+                let selected = |seq: &Seq| self.entry(*seq).is_some_and(|entry| selection.matches(&entry.subject));
+                (from..stop).find(selected).ok_or(stop)
+            }
+        }
+    }
+
+    /// Adds selected events from `from` on to `out` and gives where to go on. That is before the
+    /// tail when the credit is used up or when it has looked at enough for once.
+    pub(crate) fn read(
+        &self,
+        selection: &Selection,
+        from: Seq,
+        credit: Credit,
+        out: &mut Vec<StoredEvent>,
+    ) -> Seq {
+        let (mut next, mut bytes, mut added) = (from.max(self.first), 0, 0);
+        while added < credit.items.min(MAX_LOOKED_AT) {
+            match self.next_match(selection, next) {
+                Err(end) => return end,
+                Ok(seq) => {
+                    let Some(event) = self.event(seq) else { break };
+                    let size = event.body.rough_bytes();
+                    if added > 0 && bytes + size > credit.bytes {
+                        return seq;
+                    }
+                    bytes += size;
+                    added += 1;
+                    next = seq + 1;
+                    out.push(event);
+                }
+            }
+        }
+        next
+    }
+
+    /// Where a reader begins, and, for a last-per-subject reading, the sequences to give first.
+    pub(crate) fn start(&self, position: Position, selection: &Selection) -> (Seq, Vec<Seq>) {
+        let start = match position {
+            Position::First => self.first,
+            Position::Seq(seq) => seq.max(1),
+            Position::Time(time) => {
+                // Store times never fall, because they are taken under the stream's lock.
+                let before = self.entries.partition_point(|entry| entry.as_ref().is_none_or(|entry| entry.at < time));
+                self.first + before as u64
+            }
+            Position::Last(count) => self.last(selection, count),
+            Position::LastPerSubject => {
+                let mut lasts: Vec<Seq> = self
+                    .subjects
+                    .iter()
+                    .filter(|(subject, _)| selection.matches(subject))
+                    .filter_map(|(_, index)| index.seqs.back().copied())
+                    .collect();
+                lasts.sort_unstable();
+                return (self.tail(), lasts);
+            }
+            _ => self.tail(), // Position::New, and whatever may come that this engine does not know.
+        };
+        (start, Vec::new())
+    }
+
+    fn last(&self, selection: &Selection, count: NonZeroU64) -> Seq {
+        let selected = |seq: &Seq| self.entry(*seq).is_some_and(|entry| selection.matches(&entry.subject));
+        let mut matching = (self.first..self.tail()).rev().filter(selected);
+        let back = usize::try_from(count.get() - 1).unwrap_or(usize::MAX);
+        matching.nth(back).unwrap_or(self.first)
+    }
+
+    /// What a reader at `from` has missed.
+    pub(crate) fn gap(&self, from: Seq) -> Option<Gap> {
+        (from < self.first).then(|| Gap { from, to: self.first - 1 })
+    }
+
+    /// How many selected events are at or after `from`.
+    pub(crate) fn count(&self, selection: &Selection, from: Seq) -> u64 {
+        let after = |index: &SubjectIndex| {
+            (index.seqs.len() - index.seqs.partition_point(|seq| *seq < from)) as u64
+        };
+        let selected = self.subjects.iter().filter(|(subject, _)| selection.matches(subject));
+        selected.map(|(_, index)| after(index)).sum()
+    }
+
+    /// Registers a reader that waits for events matching the filters.
+    pub(crate) fn register(&mut self, filters: &[Filter], waiter: &Arc<Waiter>) -> Vec<(Filter, Key)> {
+        let insert = |filter: &Filter| (filter.clone(), self.readers.insert(filter, Arc::clone(waiter)));
+        filters.iter().map(insert).collect()
+    }
+
+    pub(crate) fn unregister(&mut self, keys: &[(Filter, Key)]) {
+        for (filter, key) in keys {
+            self.readers.remove(filter, *key);
+        }
+    }
+
+    /// Everyone who waits for anything of this stream.
+    pub(crate) fn all_waiters(&self) -> Wakes {
+        let mut wakes = Wakes::new();
+        self.readers.all(|waiter| wakes.push(Arc::clone(waiter)));
+        wakes
+    }
+
+    pub(crate) fn state(&self) -> StreamState {
+        StreamState {
+            spec: self.spec.clone(),
+            events: self.events,
+            bytes: self.bytes,
+            first: self.first,
+            tail: self.tail(),
+            first_at: self.entry(self.first).map(|entry| entry.at),
+        }
+    }
+
+    pub(crate) fn subject_counts(&self, filter: &Filter, max: usize) -> Vec<SubjectCount> {
+        let matching = self.subjects.iter().filter(|(subject, _)| filter.matches(subject));
+        let mut counts: Vec<_> = matching
+            .map(|(subject, index)| SubjectCount { subject: subject.clone(), events: index.seqs.len() as u64 })
+            .collect();
+        counts.sort_unstable_by(|a, b| a.subject.cmp(&b.subject));
+        counts.truncate(max);
+        counts
+    }
+}
+
+fn entry_bytes(append: &Append) -> usize {
+    ENTRY_BYTES + append.subject.as_str().len() + append.headers.bytes() + append.body.rough_bytes()
+}

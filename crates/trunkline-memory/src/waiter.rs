@@ -1,0 +1,51 @@
+//! Parking and waking, without a wake-up that is lost or one that nobody needs.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Where tasks wait for more. Whoever adds something wakes it only if somebody is parked, which
+/// is one load on the way of every event.
+#[derive(Debug, Default)]
+pub(crate) struct Waiter {
+    parked: AtomicUsize,
+    notify: Notify,
+}
+
+/// A task that said, under the lock that guards what it waits for, that it is going to wait.
+pub(crate) struct Parked<'a>(&'a Waiter);
+
+impl Waiter {
+    /// Announces a wait. Call it under the lock under which nothing was found, then release that
+    /// and await: whoever adds something under the lock afterwards sees it.
+    pub(crate) fn park(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Ordering::Relaxed);
+        Parked(self)
+    }
+
+    /// Wakes one task if any is parked. The lock orders this after the parking, so that relaxed
+    /// access is enough.
+    pub(crate) fn wake(&self) {
+        if self.is_awaited() {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Whether a task is parked.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.parked.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Parked<'_> {
+    /// Waits to be woken; it may also wake for nothing.
+    pub(crate) async fn wait(self) {
+        self.0.notify.notified().await;
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+}

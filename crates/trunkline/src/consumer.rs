@@ -1,0 +1,367 @@
+//! Durable consumers: what they are told, and the members that run them.
+//!
+//! A consumer is a durable name; a member is one running instance of it. Members share the
+//! consumer's events. Every event is under a lease from receipt to settlement, which the member
+//! renews while the event waits, runs, or is between two attempts.
+//!
+//! ```text
+//! fetch → queue → run ── ok ──────────────► ack
+//!                  │ ▲
+//!          failed  │ └── due ── waiting      (its lease renewed, no place in `concurrency` taken)
+//!                  ▼            ▲
+//!             policy: again ────┘
+//!                     never ──► dead letter, confirmed ──► ack
+//! ```
+
+mod dead_letter;
+mod member;
+mod receiver;
+mod retry;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol_str::SmolStr;
+use tokio::sync::watch;
+use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Position};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
+
+use crate::bus::Bus;
+use crate::event::{Event, Stored};
+use crate::failure::{Classify, Rule, rule};
+use crate::handler::{Handler, Registered, Registration};
+use crate::layer::HandleLayer;
+use member::{Member, Source};
+
+pub use receiver::{Receiver, Work};
+pub use retry::Retry;
+
+/// Events that may wait for another attempt in one member; beyond it the member stops fetching.
+const MAX_WAITING: usize = 10_000;
+
+/// A durable consumer to be, made by [`Bus::consumer`].
+///
+/// By default: from the first stored event, 16 at once, 5 attempts (see [`Retry`]), then a dead
+/// letter; a lease of 30 s, renewed.
+#[must_use = "a consumer does nothing until it is started"]
+pub struct Consumer {
+    bus: Bus,
+    name: String,
+    handlers: Vec<Arc<dyn Registered>>,
+    layers: Vec<Arc<dyn HandleLayer>>,
+    rules: Vec<Rule>,
+    from: Position,
+    concurrency: usize,
+    retry: Retry,
+    ack_wait: Duration,
+}
+
+impl Consumer {
+    pub(crate) fn new(bus: Bus, name: String) -> Self {
+        Self {
+            layers: bus.inner.handle_layers.clone(),
+            bus,
+            name,
+            handlers: Vec::new(),
+            rules: Vec::new(),
+            from: Position::First,
+            concurrency: 16,
+            retry: Retry::default(),
+            ack_wait: Duration::from_secs(30),
+        }
+    }
+
+    /// Handles a type of event with an async function; call it once for each type.
+    pub fn on<Args: 'static, H>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args>,
+        <H::Event as Event>::Delivery: Stored,
+    {
+        self.handlers.push(Arc::new(Registration::new(handler)));
+        self
+    }
+
+    /// Where it starts when it is made: at the first stored event unless set. Later starts go on
+    /// where it was.
+    pub fn from(mut self, from: Position) -> Self {
+        self.from = from;
+        self
+    }
+
+    /// How many handlers run at once in this member. 16 unless set.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// How often and when a failed event is tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How long the engine waits for a member that went silent before its events go to others.
+    /// 30 s unless set; a live member renews in time.
+    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
+        self.ack_wait = ack_wait;
+        self
+    }
+
+    /// Lets errors of this type, anywhere in a chain of causes, say what is to become of the event.
+    pub fn classify<F: Classify>(mut self) -> Self {
+        self.rules.push(rule::<F>);
+        self
+    }
+
+    /// Puts a layer around the handlers of this consumer, inside those of the bus.
+    pub fn layer(mut self, layer: impl HandleLayer) -> Self {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Starts a member of the consumer, making the consumer first if there is none.
+    ///
+    /// The bus owns it: dropping the handle does not stop it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoHandler`], [`ErrorKind::MissingState`], [`ErrorKind::InvalidName`],
+    /// [`ErrorKind::InvalidConfig`] and others for what can never work;
+    /// [`ErrorKind::Drift`] when it exists with other settings.
+    pub async fn start(self) -> Result<ConsumerHandle> {
+        self.start_with(None).await
+    }
+
+    /// Starts a member and receives its events of one type in a loop, in place of handlers.
+    ///
+    /// # Errors
+    /// Those of [`start`](Consumer::start).
+    pub async fn receiver<E: Event>(self) -> Result<Receiver<E>>
+    where
+        E::Delivery: Stored,
+    {
+        Receiver::start(self).await
+    }
+
+    async fn start_with(self, on_gap: Option<GapObserver>) -> Result<ConsumerHandle> {
+        let name = Name::new(&self.name)?;
+        self.check(&name)?;
+        let mut handlers = BTreeMap::new();
+        let mut filters: BTreeMap<Name, Vec<Filter>> = BTreeMap::new();
+        for handler in &self.handlers {
+            handler.check(&self.bus)?;
+            let info = handler.info()?;
+            let filter = info.filter.below(self.bus.inner.root(info.class))?;
+            let stream = self.bus.inner.stream_of(&filter).ok_or_else(|| {
+                Error::new(ErrorKind::NotStored, format!("no stream stores {:?}", info.event_type))
+            })?;
+            filters.entry(stream.clone()).or_default().push(filter);
+            if handlers.insert(SmolStr::from(info.event_type.as_str()), Arc::clone(handler)).is_some() {
+                return Err(Error::new(
+                    ErrorKind::NoHandler,
+                    format!("consumer {name} has two handlers for {:?}; give it one", info.event_type),
+                ));
+            }
+        }
+        let mut sources = Vec::new();
+        for (stream, filters) in filters {
+            let at = ConsumerRef { stream, consumer: name.clone() };
+            self.ensure(&at, filters).await?;
+            let (feed, settler) = self.bus.inner.engine.consume().open(&at).await?;
+            sources.push(Source::new(at.stream, feed, settler));
+        }
+        let shared = Arc::new(Shared {
+            bus: self.bus.clone(),
+            name: name.clone(),
+            handlers,
+            layers: self.layers,
+            rules: self.rules,
+            retry: self.retry,
+            ack_wait: self.ack_wait,
+            on_gap,
+        });
+        let control = watch::Sender::new(Control { stop: None, concurrency: self.concurrency });
+        let (report, ended) = watch::channel(None);
+        let member = Member::new(shared, sources, control.subscribe(), report);
+        tokio::spawn(member.run());
+        let handle = ConsumerHandle {
+            name,
+            control: Arc::new(control),
+            ended,
+            drain_deadline: self.bus.inner.settings.drain_deadline,
+        };
+        self.bus.inner.consumers.lock().push(handle.clone());
+        Ok(handle)
+    }
+
+    fn check(&self, name: &Name) -> Result<()> {
+        let refuse = |kind, fault: &str| Err(Error::new(kind, format!("consumer {name} {fault}")));
+        if self.handlers.is_empty() {
+            return refuse(ErrorKind::NoHandler, "has no handler; give it one with `.on(handler)`");
+        }
+        if self.concurrency == 0 || self.concurrency > 10_000 {
+            return refuse(ErrorKind::InvalidConfig, "must run between 1 and 10 000 handlers at once");
+        }
+        if self.ack_wait < Duration::from_secs(1) {
+            return refuse(ErrorKind::InvalidConfig, "has an ack wait below 1 s, which leaves no time to renew leases");
+        }
+        self.retry.check().map_err(|error| error.at(format!("consumer {name}")))
+    }
+
+    /// Makes the consumer, or adds this member's filters to the one that exists: members of
+    /// different versions may know different types, and none of them may be left out.
+    async fn ensure(&self, at: &ConsumerRef, mut filters: Vec<Filter>) -> Result<()> {
+        let topology = self.bus.inner.engine.topology();
+        let found = topology.inspect().await?.consumers.into_iter().find(|state| state.spec.at == *at);
+        let mut spec = ConsumerSpec {
+            at: at.clone(),
+            filters: Vec::new(),
+            start: self.from,
+            ack_wait: self.ack_wait,
+            max_in_flight: 2 * MAX_WAITING,
+        };
+        let change = match found {
+            None => {
+                spec.filters = filters;
+                Change::CreateConsumer(spec)
+            }
+            Some(state) => {
+                filters.retain(|filter| !state.spec.filters.iter().any(|known| known.covers(filter)));
+                if filters.is_empty() && state.spec.ack_wait == spec.ack_wait {
+                    return Ok(());
+                }
+                filters.splice(0..0, state.spec.filters);
+                spec.filters = filters;
+                spec.start = state.spec.start;
+                Change::UpdateConsumer(spec)
+            }
+        };
+        let made = matches!(change, Change::CreateConsumer(_));
+        topology.apply(vec![change]).await?;
+        let backlog = topology.backlog(at).await?;
+        tracing::info!(
+            consumer = %at.consumer, stream = %at.stream, made, from = %self.from, pending = backlog.pending,
+            "consumer starts"
+        );
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("name", &self.name)
+            .field("handlers", &self.handlers.len())
+            .field("concurrency", &self.concurrency)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}
+
+type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>;
+
+/// What the parts of one member have in common.
+struct Shared {
+    bus: Bus,
+    name: Name,
+    handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
+    layers: Vec<Arc<dyn HandleLayer>>,
+    rules: Vec<Rule>,
+    retry: Retry,
+    ack_wait: Duration,
+    on_gap: Option<GapObserver>,
+}
+
+/// What a handle asks of its member.
+#[derive(Clone, Debug)]
+struct Control {
+    /// Stop, and give running handlers that long.
+    stop: Option<Duration>,
+    concurrency: usize,
+}
+
+/// A running member of a consumer. Dropping it does not stop the member.
+#[derive(Clone, Debug)]
+pub struct ConsumerHandle {
+    name: Name,
+    control: Arc<watch::Sender<Control>>,
+    ended: watch::Receiver<Option<StopReport>>,
+    drain_deadline: Duration,
+}
+
+/// What stopping a member did.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Handlers that were running and finished, well or not, within the deadline.
+    pub finished: usize,
+    /// Events given back at once: they had not started, or waited for another attempt.
+    pub given_back: usize,
+    /// Handlers cancelled at the deadline; their events are given back too.
+    pub cancelled: usize,
+    /// Why the member ended by itself, if it did.
+    pub failed: Option<Error>,
+}
+
+impl ConsumerHandle {
+    /// The consumer's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Stops the member: nothing new is fetched, what runs may finish within the bus's drain
+    /// deadline, the rest is given back at once.
+    pub async fn stop(&self) -> StopReport {
+        self.stop_within(self.drain_deadline).await
+    }
+
+    /// As [`stop`](Self::stop) with a deadline of its own.
+    pub async fn stop_within(&self, deadline: Duration) -> StopReport {
+        self.control.send_modify(|control| {
+            control.stop.get_or_insert(deadline);
+        });
+        self.ended().await
+    }
+
+    /// Begins to stop and does not wait for it.
+    fn ask_to_stop(&self) {
+        self.control.send_modify(|control| {
+            control.stop.get_or_insert(self.drain_deadline);
+        });
+    }
+
+    /// Waits until the member has ended, by [`stop`](Self::stop) or by itself.
+    pub async fn ended(&self) -> StopReport {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(report) => report.clone().unwrap_or_default(),
+            // The runtime dropped the member's task: nobody can tell what it did.
+            Err(_) => StopReport {
+                failed: Some(Error::new(ErrorKind::Closed, "the member's runtime was shut down")),
+                ..StopReport::default()
+            },
+        }
+    }
+
+    /// Whether the member is running.
+    pub fn is_running(&self) -> bool {
+        self.ended.borrow().is_none() && self.ended.has_changed().is_ok()
+    }
+
+    /// Changes how many handlers run at once; what runs already is let be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for 0 or more than 10 000.
+    pub fn set_concurrency(&self, concurrency: usize) -> Result<()> {
+        if concurrency == 0 || concurrency > 10_000 {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("concurrency must be between 1 and 10 000, not {concurrency}"),
+            ));
+        }
+        self.control.send_modify(|control| control.concurrency = concurrency);
+        Ok(())
+    }
+}

@@ -1,0 +1,433 @@
+//! One running member: fetches, runs, settles, and hands over cleanly when it stops.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
+use trunkline_core::{Error, ErrorKind, Name, Result};
+
+use super::turn::{Turn, run};
+use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
+use crate::failure::{Disposition, Failure, disposition};
+
+/// Bytes of fetched events that wait for their turn at most.
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+/// How long to wait before a dead letter that could not be stored is tried again, at most.
+const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
+
+/// Where a member gets its events from: one consumer of one stream.
+pub(super) struct Source {
+    stream: Name,
+    feed: Box<dyn Feed>,
+    settler: Arc<dyn Settler>,
+    fetched: Vec<Delivery>,
+    /// Decided and not yet told to the engine.
+    settling: Batch<(Token, Settle)>,
+}
+
+impl Source {
+    pub(super) fn new(stream: Name, feed: Box<dyn Feed>, settler: Arc<dyn Settler>) -> Self {
+        Self { stream, feed, settler, fetched: Vec::new(), settling: Batch::new() }
+    }
+}
+
+pub(super) struct Member {
+    shared: Arc<Shared>,
+    sources: Vec<Source>,
+    control: watch::Receiver<Control>,
+    report: watch::Sender<Option<StopReport>>,
+    stopping: watch::Sender<bool>,
+    concurrency: usize,
+    queue: VecDeque<Turn>,
+    running: JoinSet<Result<(), Failure>>,
+    turns: FxHashMap<Id, Turn>,
+    /// Between two attempts, by when they are due; the number keeps equal times apart.
+    waiting: BTreeMap<(Instant, u64), Turn>,
+    waits: u64,
+    /// Given up, but their dead letters are not stored yet. Nothing is fetched meanwhile.
+    dead: VecDeque<(Turn, Failure)>,
+    dead_wait: Duration,
+    dead_due: Instant,
+}
+
+enum Next {
+    Control,
+    Finished(Result<(Id, Result<(), Failure>), JoinError>),
+    Fetched(usize, Result<Fetched>),
+    Due,
+    Renew,
+}
+
+impl Member {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sources: Vec<Source>,
+        control: watch::Receiver<Control>,
+        report: watch::Sender<Option<StopReport>>,
+    ) -> Self {
+        let concurrency = control.borrow().concurrency;
+        Self {
+            concurrency,
+            shared,
+            sources,
+            control,
+            report,
+            stopping: watch::Sender::new(false),
+            queue: VecDeque::new(),
+            running: JoinSet::new(),
+            turns: FxHashMap::default(),
+            waiting: BTreeMap::new(),
+            waits: 0,
+            dead: VecDeque::new(),
+            dead_wait: Duration::from_secs(1),
+            dead_due: Instant::now(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let failed = self.work().await.err();
+        if let Some(error) = &failed {
+            tracing::error!(consumer = %self.shared.name, %error, "the member ends; its consumer needs another");
+        }
+        let deadline = self.control.borrow().stop.unwrap_or(Duration::ZERO);
+        let report = StopReport { failed, ..self.drain(deadline).await };
+        tracing::info!(
+            consumer = %self.shared.name, finished = report.finished, given_back = report.given_back,
+            cancelled = report.cancelled, "member stopped"
+        );
+        self.report.send_replace(Some(report));
+    }
+
+    /// Works until it is told to stop.
+    async fn work(&mut self) -> Result<()> {
+        let mut renewal = tokio::time::interval(self.shared.ack_wait / 3);
+        renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.start_due();
+            self.bury().await;
+            self.start_queued();
+            self.flush().await?;
+            let credit = self.credit();
+            let due = self.next_due();
+            let next = tokio::select! {
+                biased;
+                changed = self.control.changed() => {
+                    changed.map_err(|_| Error::new(ErrorKind::Closed, "nobody holds this member any more"))?;
+                    Next::Control
+                }
+                Some(finished) = self.running.join_next_with_id() => Next::Finished(finished),
+                () = sleep_until(due) => Next::Due,
+                _ = renewal.tick() => Next::Renew,
+                (source, fetched) = fetch(&mut self.sources, credit), if credit.items > 0 => {
+                    Next::Fetched(source, fetched)
+                }
+            };
+            match next {
+                Next::Control => {
+                    let control = self.control.borrow_and_update();
+                    self.concurrency = control.concurrency;
+                    if control.stop.is_some() {
+                        return Ok(());
+                    }
+                }
+                Next::Finished(finished) => {
+                    self.finished(finished);
+                    while let Some(finished) = self.running.try_join_next_with_id() {
+                        self.finished(finished);
+                    }
+                }
+                Next::Fetched(source, fetched) => self.fetched(source, fetched?)?,
+                Next::Due => {}
+                Next::Renew => self.renew().await,
+            }
+        }
+    }
+
+    /// How much to fetch: enough to keep the handlers busy while the next batch comes.
+    fn credit(&self) -> Credit {
+        let window = (2 * self.concurrency).max(64);
+        let queued_bytes: usize = self.queue.iter().map(|turn| turn.event.body.rough_bytes()).sum();
+        let blocked = !self.dead.is_empty() || self.waiting.len() >= MAX_WAITING || queued_bytes >= MAX_QUEUED_BYTES;
+        // Half a window at least, so that a fetch is worth its while.
+        let room = window.saturating_sub(self.queue.len());
+        let items = if blocked || room < window / 2 { 0 } else { room };
+        Credit { items, bytes: MAX_QUEUED_BYTES - queued_bytes.min(MAX_QUEUED_BYTES) }
+    }
+
+    fn fetched(&mut self, source: usize, fetched: Fetched) -> Result<()> {
+        let from = &mut self.sources[source];
+        match fetched {
+            Fetched::Deliveries(_) => {
+                self.queue.extend(from.fetched.drain(..).map(|delivery| Turn::new(source, delivery)));
+                Ok(())
+            }
+            Fetched::Gap(gap) => {
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %from.stream, from = gap.from, to = gap.to,
+                    "retention removed events before they were handled; at most {} are expired", gap.at_most()
+                );
+                if let Some(observe) = &self.shared.on_gap {
+                    observe(&from.stream, gap);
+                }
+                Ok(())
+            }
+            Fetched::Gone => Err(Error::new(
+                ErrorKind::NoSuchConsumer,
+                format!("consumer {} was deleted from stream {}", self.shared.name, from.stream),
+            )),
+            Fetched::Closed => Err(Error::new(ErrorKind::Closed, "the bus was closed under the member")),
+        }
+    }
+
+    /// Puts what is due for another attempt before what has not had its first.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.waiting.first_entry()
+            && entry.key().0 <= now
+        {
+            self.queue.push_front(entry.remove());
+        }
+    }
+
+    fn start_queued(&mut self) {
+        while self.running.len() < self.concurrency
+            && let Some(turn) = self.queue.pop_front()
+        {
+            let running = run(
+                Arc::clone(&self.shared),
+                self.sources[turn.source].stream.clone(),
+                turn.event.clone(),
+                turn.failures + 1,
+                self.stopping.subscribe(),
+            );
+            let id = self.running.spawn(running).id();
+            self.turns.insert(id, turn);
+        }
+    }
+
+    fn finished(&mut self, finished: Result<(Id, Result<(), Failure>), JoinError>) {
+        let (id, result) = match finished {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(ended(error))),
+        };
+        let Some(turn) = self.turns.remove(&id) else { return };
+        match result {
+            Ok(()) => self.settle(&turn, Settle::Ack),
+            Err(failure) => self.failed(turn, failure),
+        }
+    }
+
+    fn settle(&mut self, turn: &Turn, settle: Settle) {
+        self.sources[turn.source].settling.push((turn.token, settle));
+    }
+
+    fn failed(&mut self, mut turn: Turn, failure: Failure) {
+        let now = self.shared.bus.inner.clock.now();
+        let disposition = disposition(&failure, &self.shared.rules);
+        let delay = match disposition {
+            Disposition::Snooze(delay) => Some(delay),
+            Disposition::Throttled(delay) => {
+                turn.last_failure = Some(now);
+                Some(delay)
+            }
+            Disposition::Permanent => {
+                turn.failed(now);
+                None
+            }
+            Disposition::Transient => {
+                turn.failed(now);
+                self.shared.retry.delay(turn.failures, rand::random())
+            }
+        };
+        if !matches!(disposition, Disposition::Snooze(_)) {
+            tracing::warn!(
+                consumer = %self.shared.name, stream = %self.sources[turn.source].stream, seq = turn.event.seq,
+                event_id = event_id(&turn), event_type = event_type(&turn), attempt = turn.failures,
+                reason = failure.reason(), error = failure.chain(), again_in = ?delay, "handling failed"
+            );
+        }
+        match delay {
+            Some(delay) => {
+                self.waits += 1;
+                self.waiting.insert((Instant::now() + delay, self.waits), turn);
+            }
+            None => self.dead.push_back((turn, failure)),
+        }
+    }
+
+    /// Stores the dead letters that are due and settles their events.
+    async fn bury(&mut self) {
+        while Instant::now() >= self.dead_due
+            && let Some((turn, failure)) = self.dead.pop_front()
+        {
+            let stream = &self.sources[turn.source].stream;
+            let inner = &self.shared.bus.inner;
+            match dead_letter::store(inner, &self.shared.name, stream, &turn, &failure).await {
+                Ok(subject) => {
+                    tracing::error!(
+                        consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id = event_id(&turn),
+                        event_type = event_type(&turn), failures = turn.failures, reason = failure.reason(),
+                        error = failure.chain(), %subject, "given up; stored as a dead letter"
+                    );
+                    self.dead_wait = Duration::from_secs(1);
+                    self.settle(&turn, Settle::Ack);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        consumer = %self.shared.name, stream = %inner.settings.dead_letters, %error,
+                        again_in = ?self.dead_wait,
+                        "a dead letter cannot be stored; nothing is fetched until it is"
+                    );
+                    self.dead.push_front((turn, failure));
+                    self.dead_due = Instant::now() + self.dead_wait;
+                    self.dead_wait = (2 * self.dead_wait).min(LONGEST_DEAD_LETTER_WAIT);
+                }
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let retry = self.waiting.first_key_value().map(|((due, _), _)| *due);
+        let dead = (!self.dead.is_empty()).then_some(self.dead_due);
+        retry.into_iter().chain(dead).min()
+    }
+
+    /// Tells the engine what was decided.
+    async fn flush(&mut self) -> Result<()> {
+        for source in &mut self.sources {
+            if source.settling.is_empty() {
+                continue;
+            }
+            let batch = std::mem::take(&mut source.settling);
+            for settled in source.settler.settle(batch, false).completed().await? {
+                if let Err(error) = settled {
+                    tracing::warn!(consumer = %self.shared.name, stream = %source.stream, %error, "settled too late");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renews the lease on everything that this member holds.
+    async fn renew(&mut self) {
+        let mut held: Vec<Batch<(Token, Settle)>> = vec![Batch::new(); self.sources.len()];
+        let queued = self.queue.iter().chain(self.turns.values()).chain(self.waiting.values());
+        for turn in queued.chain(self.dead.iter().map(|(turn, _)| turn)) {
+            held[turn.source].push((turn.token, Settle::Extend));
+        }
+        for (source, held) in self.sources.iter_mut().zip(held) {
+            if held.is_empty() {
+                continue;
+            }
+            if let Err(error) = source.settler.settle(held, false).completed().await {
+                tracing::warn!(consumer = %self.shared.name, stream = %source.stream, %error, "leases were not renewed");
+            }
+        }
+    }
+
+    /// Lets what runs finish, gives back the rest, and says what it did.
+    async fn drain(&mut self, deadline: Duration) -> StopReport {
+        self.stopping.send_replace(true);
+        let mut report = StopReport::default();
+        let waiting = std::mem::take(&mut self.waiting);
+        for turn in std::mem::take(&mut self.queue).into_iter().chain(waiting.into_values()) {
+            report.given_back += 1;
+            self.settle(&turn, Settle::GiveBack);
+        }
+        let mut renewal = tokio::time::interval(self.shared.ack_wait / 3);
+        let end = Instant::now() + deadline;
+        let mut cancelling = false;
+        loop {
+            self.bury().await;
+            if let Err(error) = self.flush().await {
+                tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
+            }
+            tokio::select! {
+                biased;
+                finished = self.running.join_next_with_id() => match finished {
+                    None => break,
+                    Some(Err(error)) if cancelling && error.is_cancelled() => {
+                        if let Some(turn) = self.turns.remove(&error.id()) {
+                            report.cancelled += 1;
+                            self.settle(&turn, Settle::GiveBack);
+                        }
+                    }
+                    Some(finished) => {
+                        report.finished += 1;
+                        self.finished(finished);
+                    }
+                },
+                () = tokio::time::sleep_until(end), if !cancelling => {
+                    cancelling = true;
+                    self.running.abort_all();
+                }
+                _ = renewal.tick() => self.renew().await,
+            }
+        }
+        // What failed meanwhile waits for an attempt that another member will make, and a dead
+        // letter that could not be stored is that member's to store.
+        self.bury().await;
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        let dead = std::mem::take(&mut self.dead).into_iter().map(|(turn, _)| turn);
+        for turn in waiting.chain(dead) {
+            report.given_back += 1;
+            self.settle(&turn, Settle::GiveBack);
+        }
+        if let Err(error) = self.flush().await {
+            tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
+        }
+        report
+    }
+}
+
+fn event_id(turn: &Turn) -> String {
+    let event = turn.event.body.to_event(&turn.event.headers);
+    event.map_or_else(|_| "(no CloudEvent)".to_owned(), |event| event.id().to_string())
+}
+
+fn event_type(turn: &Turn) -> String {
+    let event = turn.event.body.to_event(&turn.event.headers);
+    event.map_or_else(|_| "(no CloudEvent)".to_owned(), |event| event.event_type().to_owned())
+}
+
+/// A handler that ended without a result panicked, or was cancelled from outside.
+fn ended(error: JoinError) -> Failure {
+    let panicked = error.is_panic();
+    let message = match error.try_into_panic() {
+        Ok(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("the handler panicked: {}", text.unwrap_or_else(|| "(no message)".to_owned()))
+        }
+        Err(_) => "the handler was cancelled".to_owned(),
+    };
+    Failure::new(Disposition::Transient, if panicked { "panicked" } else { "cancelled" }, message)
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for whichever source has something first.
+async fn fetch(sources: &mut [Source], credit: Credit) -> (usize, Result<Fetched>) {
+    let mut fetches: Vec<_> =
+        sources.iter_mut().map(|source| source.feed.fetch(credit, &mut source.fetched)).collect();
+    std::future::poll_fn(|cx| {
+        for (index, fetch) in fetches.iter_mut().enumerate() {
+            if let Poll::Ready(fetched) = fetch.as_mut().poll(cx) {
+                return Poll::Ready((index, fetched));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,69 @@
+//! One event's time in a member: from its delivery to its settlement.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use trunkline_core::engine::{Delivery, StoredEvent, Token};
+use trunkline_core::{Name, Timestamp};
+
+use super::Shared;
+use crate::failure::{Disposition, Failure};
+use crate::handler::Delivered;
+use crate::layer::HandleNext;
+use crate::raw::Incoming;
+
+/// An event under a lease, and what has happened to it so far.
+pub(super) struct Turn {
+    /// Which of the member's sources it came from.
+    pub(super) source: usize,
+    pub(super) token: Token,
+    pub(super) event: StoredEvent,
+    /// How often a handler said no. The first attempt is the one after no failure.
+    pub(super) failures: u32,
+    pub(super) first_failure: Option<Timestamp>,
+    pub(super) last_failure: Option<Timestamp>,
+}
+
+impl Turn {
+    pub(super) fn new(source: usize, delivery: Delivery) -> Self {
+        Self {
+            source,
+            token: delivery.token,
+            event: delivery.event,
+            failures: 0,
+            first_failure: None,
+            last_failure: None,
+        }
+    }
+
+    pub(super) fn failed(&mut self, at: Timestamp) {
+        self.failures += 1;
+        self.first_failure.get_or_insert(at);
+        self.last_failure = Some(at);
+    }
+}
+
+/// Runs the handler of one event through its layers.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    stream: Name,
+    event: StoredEvent,
+    attempt: u32,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let incoming = Incoming::stored(&stream, event)
+        .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
+    let event_type = incoming.envelope.event_type();
+    let Some(handler) = shared.handlers.get(event_type) else {
+        let message = format!("this member of consumer {} has no handler for {event_type:?}", shared.name);
+        return Err(Failure::new(Disposition::Transient, "unsupported_type", message));
+    };
+    let delivered = Delivered {
+        incoming: Arc::new(incoming),
+        attempt,
+        consumer: shared.name.clone(),
+        bus: shared.bus.clone(),
+        stopping,
+    };
+    HandleNext { layers: &shared.layers, handler: handler.as_ref() }.run(delivered).await
+}

@@ -1,0 +1,64 @@
+//! One event bus from a single process to a cluster: typed events and async handlers, one tested
+//! delivery contract on every engine, the engine chosen by a URL.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use trunkline::{Bus, Context, Event};
+//!
+//! #[derive(Event, Serialize, Deserialize)]
+//! #[event(type = "order.placed", key = "order_id")] // version = 1, durable unless said otherwise
+//! struct OrderPlaced {
+//!     order_id: String,
+//!     total_cents: u64,
+//! }
+//!
+//! async fn bill(order: OrderPlaced, cx: Context) -> Result<(), std::io::Error> {
+//!     println!("{}: {} cents, attempt {}", order.order_id, order.total_cents, cx.attempt());
+//!     Ok(())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> trunkline::Result<()> {
+//! let bus = Bus::connect("memory:").await?;
+//! bus.consumer("billing").on(bill).start().await?; // retries, dead letters: by default
+//! bus.publish(OrderPlaced { order_id: "o-1".into(), total_cents: 1_200 }).await?; // Ok means stored
+//! bus.close().await?; // or `bus.run().await?`: until SIGTERM or ctrl-c, then drains
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod event;
+
+mod bus;
+mod connect;
+
+mod publish;
+mod raw;
+mod receive;
+mod subscribe;
+
+mod extract;
+mod failure;
+mod handler;
+pub mod layer;
+
+pub mod consumer;
+
+mod lifecycle;
+
+pub use trunkline_core as core;
+pub use trunkline_core::engine::{Gap, Link, Position as Start, Seq};
+pub use trunkline_core::{Attribute, Data, Envelope, Error, ErrorKind, EventId, Filter, Headers, Name, Result, Timestamp};
+#[cfg(feature = "macros")]
+pub use trunkline_macros::Event;
+
+pub use bus::Bus;
+pub use connect::{Connect, TopologyMode};
+pub use consumer::{Consumer, ConsumerHandle, Retry};
+pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText};
+pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
+pub use failure::{Classify, Disposition, Failure, FailureExt};
+pub use handler::{Delivered, Handler};
+pub use publish::{Published, Publisher, Receipt, Sending};
+pub use raw::{Incoming, RawEvent};
+pub use receive::{Item, Received, Subscription};

@@ -1,0 +1,561 @@
+//! Publishing what is stored, emitting what is not.
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use smallvec::smallvec;
+use smol_str::SmolStr;
+use trunkline_core::engine::{Append, AppendMode, Batch, Expect, Message, Outcome, Route, Seq};
+use trunkline_core::error::Cause;
+use trunkline_core::wire::Body;
+use trunkline_core::{
+    Attribute, Data, Envelope, Error, ErrorKind, EventId, Headers, Name, Result, SharedValue, Subject, Timestamp,
+};
+
+use crate::bus::{Bus, Inner};
+use crate::event::{Class, Event, EventInfo, Stored, Unstored};
+use crate::extract::Meta;
+use crate::layer::PublishNext;
+
+/// The most bytes that a key may have.
+pub(crate) const MAX_KEY_BYTES: usize = 256;
+
+/// Where a stored event is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its id.
+    pub id: EventId,
+    /// The stream that stores it.
+    pub stream: Name,
+    /// Its place in there.
+    pub seq: Seq,
+    /// Whether this id had been stored before and was not stored again.
+    pub duplicate: bool,
+}
+
+/// What became of one event of a batch.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Published {
+    /// Stored, and as durable as the engine promises.
+    Stored(Receipt),
+    /// Sent to whoever listens; it is not stored.
+    Sent(EventId),
+    /// Certainly not stored. The error has the event's id.
+    Refused(Error),
+    /// Perhaps stored. The error has the event's id: publish again with it.
+    Unknown(Error),
+}
+
+impl Published {
+    /// The receipt of a stored event.
+    ///
+    /// # Errors
+    /// The error of one that was refused or is unknown; [`ErrorKind::WrongVerb`] for one that was sent.
+    pub fn stored(self) -> Result<Receipt> {
+        match self {
+            Published::Stored(receipt) => Ok(receipt),
+            Published::Refused(error) | Published::Unknown(error) => Err(error),
+            Published::Sent(id) => {
+                Err(Error::new(ErrorKind::WrongVerb, "the event is ephemeral: it was sent, not stored").about(id))
+            }
+        }
+    }
+}
+
+/// An event on its way out, as layers see it.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The event.
+    pub envelope: Envelope,
+    /// Headers beside it.
+    pub headers: Headers,
+    pub(crate) subject: Subject,
+    pub(crate) stream: Option<Name>,
+}
+
+impl Outgoing {
+    /// Where it goes, root included.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The stream that will store it; none for an ephemeral event.
+    pub fn stream(&self) -> Option<&Name> {
+        self.stream.as_ref()
+    }
+}
+
+/// Where the events of one type go, looked up once.
+pub(crate) struct Destination {
+    info: EventInfo,
+    event_type: SmolStr,
+    stream: Option<Name>,
+    /// Root included, if every event of the type has the same.
+    subject: Option<Subject>,
+    route: Option<Arc<dyn Route>>,
+}
+
+impl Destination {
+    pub(crate) fn new(inner: &Inner, info: EventInfo, literal: Option<Subject>) -> Result<Self> {
+        let root = inner.root(info.class);
+        let filter = info.filter.below(root)?;
+        let stream = match (info.class, inner.stream_of(&filter)) {
+            (Class::Ephemeral, None) => None,
+            (Class::Ephemeral, Some(stream)) => {
+                return Err(Error::new(
+                    ErrorKind::Overlap,
+                    format!("ephemeral type {:?} on {filter} would be stored by stream {stream}", info.event_type),
+                ));
+            }
+            (_, Some(stream)) => Some(stream.clone()),
+            (_, None) => {
+                return Err(Error::new(
+                    ErrorKind::NotStored,
+                    format!("no stream stores the events of {:?} on {filter}; give one a filter that covers it", info.event_type),
+                ));
+            }
+        };
+        let subject = literal.map(|subject| subject.below(root)).transpose()?;
+        let route = subject.as_ref().filter(|_| stream.is_none()).map(|subject| inner.engine.live().route(subject));
+        Ok(Self { event_type: info.event_type.as_str().into(), info, stream, subject, route })
+    }
+
+    pub(crate) fn info(&self) -> &EventInfo {
+        &self.info
+    }
+
+    pub(crate) fn stream(&self) -> Option<&Name> {
+        self.stream.as_ref()
+    }
+
+    fn outgoing<E: Event>(&self, inner: &Inner, event: E, options: Options) -> Result<Outgoing> {
+        let subject = match &self.subject {
+            Some(subject) => subject.clone(),
+            None => E::SUBJECT.subject(&event)?.below(inner.root(self.info.class))?,
+        };
+        let key = match options.key {
+            None => event.key().map(SmolStr::from),
+            key => key,
+        };
+        let now = inner.clock.now();
+        let id = options.id.unwrap_or_else(|| EventId::generate(now));
+        let value = SharedValue::new(Arc::new(event), encode::<E>);
+        let mut envelope =
+            Envelope::new(id, inner.settings.source.clone(), self.event_type.clone(), Data::Value(value))?
+                .with_time(options.time.unwrap_or(now))
+                .with_version(self.info.version);
+        if let Some(key) = key {
+            envelope = envelope.with_key(checked_key(key)?);
+        }
+        envelope = match options.correlation {
+            Some(id) => envelope.with_correlation(id),
+            None => envelope.with_own_correlation(),
+        };
+        if let Some(set) = options.rare {
+            envelope = set(envelope)?;
+        }
+        Ok(Outgoing { envelope, headers: options.headers, subject, stream: self.stream.clone() })
+    }
+}
+
+pub(crate) fn checked_key(key: SmolStr) -> Result<SmolStr> {
+    if key.len() <= MAX_KEY_BYTES {
+        return Ok(key);
+    }
+    let message = format!("a key has {} bytes, the limit is {MAX_KEY_BYTES}", key.len());
+    Err(Error::new(ErrorKind::OverLimit, message))
+}
+
+fn encode<E: Event>(value: &(dyn std::any::Any + Send + Sync)) -> Result<Vec<u8>, Cause> {
+    match value.downcast_ref::<E>() {
+        Some(event) => serde_json::to_vec(event).map_err(Into::into),
+        None => Err("the shared value has another type".into()), // `SharedValue::new` pairs the two.
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    id: Option<EventId>,
+    key: Option<SmolStr>,
+    time: Option<Timestamp>,
+    correlation: Option<EventId>,
+    headers: Headers,
+    /// What most events do not have, one step after another.
+    rare: Option<Box<dyn FnOnce(Envelope) -> Result<Envelope> + Send>>,
+    fault: Option<Error>,
+}
+
+/// An event about to be published or emitted: set what it should carry, then await it.
+///
+/// Made by [`Bus::publish`] and [`Bus::emit`].
+#[must_use = "nothing is sent until it is awaited"]
+pub struct Sending<E, V> {
+    bus: Bus,
+    event: E,
+    options: Options,
+    verb: PhantomData<fn() -> V>,
+}
+
+/// The verb of [`Bus::publish`].
+#[derive(Debug)]
+pub struct Publish;
+
+/// The verb of [`Bus::emit`].
+#[derive(Debug)]
+pub struct Emit;
+
+impl<E: Event, V> Sending<E, V> {
+    fn new(bus: &Bus, event: E) -> Self {
+        Self { bus: bus.clone(), event, options: Options::default(), verb: PhantomData }
+    }
+
+    /// Adds a header beside the event.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        if let Err(error) = self.options.headers.add(name, value) {
+            self.options.fault.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Sets the id; a repeat with the same id within the duplicate window is stored once.
+    pub fn id(mut self, id: EventId) -> Self {
+        self.options.id = Some(id);
+        self
+    }
+
+    /// Sets the key in place of the one that the type gives.
+    pub fn key(mut self, key: impl Into<SmolStr>) -> Self {
+        self.options.key = Some(key.into());
+        self
+    }
+
+    /// Sets when it happened; now unless set.
+    pub fn time(mut self, time: Timestamp) -> Self {
+        self.options.time = Some(time);
+        self
+    }
+
+    /// Sets the correlation id; an event correlates with itself unless set.
+    pub fn correlation(mut self, id: EventId) -> Self {
+        self.options.correlation = Some(id);
+        self
+    }
+
+    /// Says that handling another event led to this one: that is its cause, and what that
+    /// correlates with, this does too.
+    pub fn caused_by(mut self, cause: &Meta) -> Self {
+        let id = cause.id().clone();
+        self.options.correlation = Some(cause.correlation().unwrap_or(&id).clone());
+        self.set(move |envelope| Ok(envelope.with_causation(id)))
+    }
+
+    /// Sets the CloudEvents `subject`: what within the source the event is about.
+    pub fn subject(self, subject: impl Into<SmolStr>) -> Self {
+        let subject = subject.into();
+        self.set(move |envelope| Ok(envelope.with_subject(subject)))
+    }
+
+    /// Sets an attribute of one's own: a name of 1 to 20 characters of `a-z 0-9`.
+    pub fn attribute(self, name: impl Into<String>, value: Attribute) -> Self {
+        let name = name.into();
+        self.set(move |envelope| envelope.with_extension(&name, value))
+    }
+
+    fn set(mut self, step: impl FnOnce(Envelope) -> Result<Envelope> + Send + 'static) -> Self {
+        self.options.rare = Some(match self.options.rare.take() {
+            Some(before) => Box::new(|envelope| step(before(envelope)?)),
+            None => Box::new(step),
+        });
+        self
+    }
+
+    async fn run(mut self) -> Result<Published> {
+        if let Some(fault) = self.options.fault.take() {
+            return Err(fault);
+        }
+        let destination = self.bus.destination::<E>()?;
+        let outgoing = destination.outgoing(&self.bus.inner, self.event, self.options)?;
+        Ok(send_one(&self.bus.inner, outgoing, destination.route.as_ref()).await)
+    }
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+impl<E: Event> IntoFuture for Sending<E, Publish> {
+    type Output = Result<Receipt>;
+    type IntoFuture = Answer<Receipt>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.run().await?.stored() })
+    }
+}
+
+impl<E: Event> IntoFuture for Sending<E, Emit> {
+    type Output = Result<EventId>;
+    type IntoFuture = Answer<EventId>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { sent(self.run().await?) })
+    }
+}
+
+fn sent(published: Published) -> Result<EventId> {
+    match published {
+        Published::Sent(id) => Ok(id),
+        Published::Stored(receipt) => {
+            Err(Error::new(ErrorKind::WrongVerb, "the event is durable: it was stored, not sent").about(receipt.id))
+        }
+        Published::Refused(error) | Published::Unknown(error) => Err(error),
+    }
+}
+
+impl Bus {
+    /// Publishes a durable event or a command. `Ok` means stored.
+    ///
+    /// # Errors
+    /// With the event's id: [`ErrorKind::TooLarge`], [`ErrorKind::StreamFull`] and others mean
+    /// that it is not stored; [`ErrorKind::TimedOut`] that it may be, so publish again with that id.
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, the event is stored or not stored, never half.
+    pub fn publish<E: Event>(&self, event: E) -> Sending<E, Publish>
+    where
+        E::Delivery: Stored,
+    {
+        Sending::new(self, event)
+    }
+
+    /// Emits an ephemeral event to whoever listens now. Nobody may.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`], [`ErrorKind::Closed`] and those of encoding.
+    ///
+    /// # Cancel safety
+    /// Dropped while it is awaited, the event is sent or not sent, never half.
+    pub fn emit<E: Event>(&self, event: E) -> Sending<E, Emit>
+    where
+        E::Delivery: Unstored,
+    {
+        Sending::new(self, event)
+    }
+
+    /// Publishes events in order; each has its own outcome, in its place. When one is not stored,
+    /// later ones of its key are refused, so that the key's order holds; others are unharmed.
+    ///
+    /// # Errors
+    /// Only when none could be tried: [`ErrorKind::Closed`], [`ErrorKind::NotStored`] and the like.
+    pub async fn publish_batch<E: Event>(&self, events: impl IntoIterator<Item = E>) -> Result<Vec<Published>>
+    where
+        E::Delivery: Stored,
+    {
+        self.publisher::<E>()?.publish_batch(events).await
+    }
+}
+
+/// The resolved way for events of one type; made by [`Bus::publisher`].
+pub struct Publisher<E> {
+    bus: Bus,
+    destination: Arc<Destination>,
+    event: PhantomData<fn(E)>,
+}
+
+impl<E> Clone for Publisher<E> {
+    fn clone(&self) -> Self {
+        Self { bus: self.bus.clone(), destination: Arc::clone(&self.destination), event: PhantomData }
+    }
+}
+
+impl<E: Event> Publisher<E> {
+    pub(crate) fn new(bus: Bus, destination: Arc<Destination>) -> Self {
+        Self { bus, destination, event: PhantomData }
+    }
+
+    /// As [`Bus::publish`].
+    ///
+    /// # Errors
+    /// Those of [`Bus::publish`].
+    pub async fn publish(&self, event: E) -> Result<Receipt>
+    where
+        E::Delivery: Stored,
+    {
+        self.send(event).await?.stored()
+    }
+
+    /// As [`Bus::emit`].
+    ///
+    /// # Errors
+    /// Those of [`Bus::emit`].
+    pub async fn emit(&self, event: E) -> Result<EventId>
+    where
+        E::Delivery: Unstored,
+    {
+        sent(self.send(event).await?)
+    }
+
+    async fn send(&self, event: E) -> Result<Published> {
+        let outgoing = self.destination.outgoing(&self.bus.inner, event, Options::default())?;
+        Ok(send_one(&self.bus.inner, outgoing, self.destination.route.as_ref()).await)
+    }
+
+    /// As [`Bus::publish_batch`].
+    ///
+    /// # Errors
+    /// Those of [`Bus::publish_batch`].
+    pub async fn publish_batch(&self, events: impl IntoIterator<Item = E>) -> Result<Vec<Published>>
+    where
+        E::Delivery: Stored,
+    {
+        let outgoing = |event| self.destination.outgoing(&self.bus.inner, event, Options::default());
+        let prepared = events.into_iter().map(outgoing).collect();
+        Ok(send_prepared(&self.bus.inner, prepared).await)
+    }
+}
+
+async fn send_one(inner: &Inner, outgoing: Outgoing, route: Option<&Arc<dyn Route>>) -> Published {
+    if !inner.publish_layers.is_empty() {
+        let next = PublishNext { layers: &inner.publish_layers, inner };
+        let missing = || Published::Refused(Error::new(ErrorKind::Internal, "a layer answered for no event"));
+        return next.run(vec![outgoing]).await.into_iter().next().unwrap_or_else(missing);
+    }
+    match (outgoing.stream.clone(), route) {
+        (None, Some(route)) => {
+            let id = outgoing.envelope.id().clone();
+            match route.send(message(outgoing)).completed().await {
+                Ok(()) => Published::Sent(id),
+                Err(error) => Published::Refused(error.about(id)),
+            }
+        }
+        (None, None) => emit_run(inner, vec![outgoing]).await.remove(0),
+        (Some(stream), _) => {
+            let id = outgoing.envelope.id().clone();
+            let appended =
+                inner.engine.log().append(&stream, smallvec![append(outgoing)], AppendMode::Each).completed().await;
+            match appended {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(outcome) => published(id, &stream, outcome),
+                    None => Published::Unknown(Error::new(ErrorKind::Internal, "the engine gave no outcome").about(id)),
+                },
+                Err(error) => Published::Refused(error.about(id)),
+            }
+        }
+    }
+}
+
+/// Sends what could be prepared; what could not keeps its place and its error.
+pub(crate) async fn send_prepared(inner: &Inner, prepared: Vec<Result<Outgoing>>) -> Vec<Published> {
+    let mut refused = Vec::new();
+    let mut batch = Vec::with_capacity(prepared.len());
+    for (index, item) in prepared.into_iter().enumerate() {
+        match item {
+            Ok(outgoing) => batch.push(outgoing),
+            Err(error) => refused.push((index, error)),
+        }
+    }
+    let mut published = PublishNext { layers: &inner.publish_layers, inner }.run(batch).await;
+    for (index, error) in refused {
+        published.insert(index.min(published.len()), Published::Refused(error));
+    }
+    published
+}
+
+/// Hands a batch to the engine: in order, in runs of one stream, each no longer than it takes.
+pub(crate) async fn send_all(inner: &Inner, batch: Vec<Outgoing>) -> Vec<Published> {
+    let max_batch = inner.engine.limits().max_batch.max(1);
+    let mut published = Vec::with_capacity(batch.len());
+    let mut failed_keys: Vec<SmolStr> = Vec::new();
+    let mut rest = batch.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let stream = first.stream.clone();
+        let mut run = vec![first];
+        while run.len() < max_batch
+            && let Some(next) = rest.next_if(|next| next.stream == stream)
+        {
+            run.push(next);
+        }
+        match stream {
+            None => published.extend(emit_run(inner, run).await),
+            Some(stream) => published.extend(append_run(inner, &stream, run, &mut failed_keys).await),
+        }
+    }
+    published
+}
+
+async fn emit_run(inner: &Inner, run: Vec<Outgoing>) -> Vec<Published> {
+    let ids: Vec<EventId> = run.iter().map(|outgoing| outgoing.envelope.id().clone()).collect();
+    let result = inner.engine.live().send(run.into_iter().map(message).collect()).completed().await;
+    let answer = |id: EventId| match &result {
+        Ok(()) => Published::Sent(id),
+        Err(error) => Published::Refused(error.clone().about(id)),
+    };
+    ids.into_iter().map(answer).collect()
+}
+
+/// Appends one run. The engine keeps a key's order within it; `failed_keys` keeps it across runs.
+async fn append_run(inner: &Inner, stream: &Name, run: Vec<Outgoing>, failed_keys: &mut Vec<SmolStr>) -> Vec<Published> {
+    let mut published = Vec::with_capacity(run.len());
+    let mut sent = Vec::with_capacity(run.len());
+    let mut batch = Batch::with_capacity(run.len());
+    for outgoing in run {
+        let id = outgoing.envelope.id().clone();
+        let key = outgoing.envelope.key().map(SmolStr::from);
+        if key.as_ref().is_some_and(|key| failed_keys.contains(key)) {
+            let error = Error::new(ErrorKind::BehindFailed, "an earlier event of its key was not stored; publish that first");
+            published.push(Some(Published::Refused(error.about(id))));
+        } else {
+            published.push(None);
+            sent.push((id, key));
+            batch.push(append(outgoing));
+        }
+    }
+    let outcomes = inner.engine.log().append(stream, batch, AppendMode::Each).completed().await;
+    let mut answers = match outcomes {
+        Ok(outcomes) => sent
+            .into_iter()
+            .zip(outcomes)
+            .map(|((id, key), outcome)| {
+                let answer = self::published(id, stream, outcome);
+                if let (Published::Refused(error) | Published::Unknown(error), Some(key)) = (&answer, key)
+                    && !matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Encode)
+                {
+                    failed_keys.push(key);
+                }
+                answer
+            })
+            .collect::<Vec<_>>(),
+        Err(error) => sent.into_iter().map(|(id, _)| Published::Refused(error.clone().about(id))).collect(),
+    }
+    .into_iter();
+    let lost = || Published::Unknown(Error::new(ErrorKind::Internal, "the engine gave no outcome"));
+    published.into_iter().map(|early| early.or_else(|| answers.next()).unwrap_or_else(lost)).collect()
+}
+
+fn published(id: EventId, stream: &Name, outcome: Outcome) -> Published {
+    match outcome {
+        Outcome::Stored { seq, duplicate } => Published::Stored(Receipt { id, stream: stream.clone(), seq, duplicate }),
+        Outcome::Refused(error) => Published::Refused(error.about(id)),
+        Outcome::Unknown(error) => Published::Unknown(error.about(id)),
+    }
+}
+
+fn append(outgoing: Outgoing) -> Append {
+    Append {
+        subject: outgoing.subject,
+        key: outgoing.envelope.key().map(SmolStr::from),
+        id: Some(outgoing.envelope.id().clone()),
+        expect: Expect::Any,
+        headers: outgoing.headers,
+        body: Body::Event(Arc::new(outgoing.envelope)),
+    }
+}
+
+fn message(outgoing: Outgoing) -> Message {
+    Message {
+        subject: outgoing.subject,
+        reply: None,
+        headers: outgoing.headers,
+        body: Body::Event(Arc::new(outgoing.envelope)),
+    }
+}

@@ -1,0 +1,241 @@
+//! Events without a Rust type, for doors, tools and bridges.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+use trunkline_core::engine::{Position, Seq, StoredEvent};
+use trunkline_core::{Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp};
+
+use crate::bus::{Bus, CatalogueEntry, Inner};
+use crate::event::Class;
+use crate::publish::{Outgoing, Published, checked_key, send_prepared};
+use crate::receive::{Reader, Subscription};
+
+/// An event that came in, its data not decoded.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// Headers beside it.
+    pub headers: Headers,
+    /// Where it was published, root included.
+    pub subject: Subject,
+    /// Where it is stored; none for an ephemeral event.
+    pub stored: Option<Stored>,
+}
+
+/// Where and when an event was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The stream.
+    pub stream: Name,
+    /// The place in there.
+    pub seq: Seq,
+    /// When, by the engine's clock.
+    pub at: Timestamp,
+}
+
+impl Incoming {
+    pub(crate) fn stored(stream: &Name, event: StoredEvent) -> Result<Self> {
+        let envelope = event.body.to_event(&event.headers)?;
+        Ok(Self {
+            envelope,
+            headers: event.headers,
+            subject: event.subject,
+            stored: Some(Stored { stream: stream.clone(), seq: event.seq, at: event.at }),
+        })
+    }
+}
+
+/// An event to be published without a Rust type.
+#[derive(Clone, Debug)]
+pub struct RawEvent {
+    /// The event; its type decides where it goes.
+    pub envelope: Envelope,
+    /// Headers beside it.
+    pub headers: Headers,
+}
+
+impl From<Envelope> for RawEvent {
+    fn from(envelope: Envelope) -> Self {
+        Self { envelope, headers: Headers::new() }
+    }
+}
+
+/// A stretch of stored events.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// The stream.
+    pub stream: Name,
+    /// The events that match, in order; what is no CloudEvent keeps its place and its error.
+    pub events: Vec<(Seq, Result<Incoming>)>,
+    /// Where the next stretch begins.
+    pub next: Seq,
+    /// The sequence that the next event stored will have.
+    pub tail: Seq,
+    /// What retention had removed at the start.
+    pub gap: Option<trunkline_core::engine::Gap>,
+}
+
+impl Bus {
+    /// Publishes events in order, whatever their types; each has its own outcome, in its place.
+    ///
+    /// With a catalogue the data must fit the type, and ephemeral types are sent instead of
+    /// stored; without one every valid type is accepted and stored.
+    pub async fn publish_raw(&self, events: Vec<RawEvent>) -> Vec<Published> {
+        let prepare = |event: RawEvent| {
+            let id = event.envelope.id().clone();
+            self.inner.prepare(event).map_err(|error| error.about(id))
+        };
+        send_prepared(&self.inner, events.into_iter().map(prepare).collect()).await
+    }
+
+    /// The streams that store durable events matching the filter, which is over event types'
+    /// subjects, without the root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MatchesNothing`] when no type of the catalogue, or no stream, can match.
+    pub fn streams_matching(&self, filter: &Filter) -> Result<Vec<Name>> {
+        self.inner.catalogue.check_filter(filter)?;
+        let below = filter.below(self.inner.root(Class::Durable))?;
+        let commands = Filter::new(format!("{}.>", self.inner.settings.roots.commands))?;
+        let stores = |subjects: &Filter| subjects.overlaps(&below) && !commands.covers(subjects);
+        let streams = self.inner.streams.iter().filter(|spec| spec.subjects.iter().any(stores));
+        let names: Vec<Name> = streams.map(|spec| spec.name.clone()).collect();
+        if names.is_empty() {
+            return Err(Error::new(
+                ErrorKind::MatchesNothing,
+                format!("no stream of this bus stores anything that {filter} matches"),
+            ));
+        }
+        Ok(names)
+    }
+
+    /// Follows stored events that match the filter, from a position on and without end.
+    /// It makes no durable consumer and disturbs none.
+    ///
+    /// # Errors
+    /// Those of [`streams_matching`](Bus::streams_matching).
+    pub async fn follow(&self, filter: &Filter, from: Position) -> Result<Subscription<Incoming>> {
+        let names = self.streams_matching(filter)?;
+        self.follow_streams(filter, names.into_iter().map(|name| (name, from)).collect()).await
+    }
+
+    /// As [`follow`](Bus::follow), with a position for each stream: how a reader resumes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchStream`] and the engine's own.
+    pub async fn follow_streams(
+        &self,
+        filter: &Filter,
+        from: Vec<(Name, Position)>,
+    ) -> Result<Subscription<Incoming>> {
+        let below = [filter.below(self.inner.root(Class::Durable))?];
+        let mut readers = Vec::with_capacity(from.len());
+        for (stream, position) in from {
+            let follow = self.inner.engine.log().follow(&stream, position, &below).await?;
+            readers.push(Reader::stored(stream, follow));
+        }
+        Ok(Subscription::raw(readers))
+    }
+
+    /// Listens to ephemeral events that match the filter, from now on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MatchesNothing`] when no type of the catalogue can match.
+    pub async fn listen(&self, filter: &Filter) -> Result<Subscription<Incoming>> {
+        self.inner.catalogue.check_filter(filter)?;
+        let below = [filter.below(self.inner.root(Class::Ephemeral))?];
+        let capacity = self.inner.settings.listener_capacity;
+        let listener = self.inner.engine.live().listen(&below, None, capacity).await?;
+        Ok(Subscription::raw(vec![Reader::live(listener)]))
+    }
+
+    /// Reads a stretch of one stream, without waiting: at most `max` events that match.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchStream`] and the engine's own.
+    pub async fn read(&self, stream: &Name, filter: &Filter, from: Position, max: usize) -> Result<Range> {
+        let below = [filter.below(self.inner.root(Class::Durable))?];
+        let credit = trunkline_core::engine::Credit { items: max, bytes: 16 << 20 };
+        let page = self.inner.engine.log().read(stream, from, &below, credit).await?;
+        let event = |event: StoredEvent| (event.seq, Incoming::stored(stream, event));
+        Ok(Range {
+            stream: stream.clone(),
+            events: page.events.into_iter().map(event).collect(),
+            next: page.next,
+            tail: page.tail,
+            gap: page.gap,
+        })
+    }
+
+    /// For a filter that matches no stored event: the nearest one that would.
+    ///
+    /// # Errors
+    /// The engine's own.
+    pub async fn nearest_filter(&self, filter: &Filter) -> Result<Option<Filter>> {
+        let root = self.inner.root(Class::Durable);
+        let mut known = Vec::new();
+        for stream in &self.inner.streams {
+            let subjects = self.inner.engine.topology().subjects(&stream.name, &Filter::all(), 10_000).await?;
+            let types = subjects.iter().filter_map(|count| count.subject.without(root));
+            known.extend(types.filter_map(|subject| Filter::new(subject).ok()));
+        }
+        if known.iter().any(|types| types.overlaps(filter)) {
+            return Ok(None);
+        }
+        Ok(filter.nearest(known.iter()))
+    }
+
+    /// The subject of a stored event without the root of durable events.
+    pub fn type_subject<'a>(&self, subject: &'a Subject) -> &'a str {
+        subject.without(self.inner.root(Class::Durable)).unwrap_or(subject.as_str())
+    }
+}
+
+impl Inner {
+    fn prepare(&self, RawEvent { mut envelope, headers }: RawEvent) -> Result<Outgoing> {
+        let event_type = EventType::new(envelope.event_type())?;
+        self.catalogue.check(&event_type)?;
+        let known = self.catalogue.types.get(event_type.as_str());
+        let class = known.map_or(Class::Durable, |entry| entry.info.class);
+        let mut subject = event_type.subject().clone();
+        if let Some(entry) = known {
+            let (own, key) = read(entry, &envelope)?;
+            subject = own;
+            if let (None, Some(key)) = (envelope.key(), key) {
+                envelope = envelope.with_key(key);
+            }
+        }
+        if let Some(key) = envelope.key() {
+            checked_key(key.into())?;
+        }
+        let subject = subject.below(self.root(class))?;
+        let stream = match class {
+            Class::Ephemeral => None,
+            Class::Durable | Class::Command => {
+                let stream = self.stream_of(&subject.clone().into()).cloned();
+                Some(stream.ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NotStored,
+                        format!("no stream stores {subject}, so {event_type:?} would be lost; give a stream a filter that covers it"),
+                    )
+                })?)
+            }
+        };
+        if envelope.time().is_none() {
+            envelope = envelope.with_time(self.clock.now());
+        }
+        Ok(Outgoing { envelope, headers, subject, stream })
+    }
+}
+
+fn read(entry: &CatalogueEntry, envelope: &Envelope) -> Result<(Subject, Option<SmolStr>)> {
+    let newer = envelope.version().is_some_and(|version| version > entry.info.version);
+    match envelope.data() {
+        // `null` is what a unit type is written as, and as good a stand-in for no data as any.
+        Data::None => (entry.read)(b"null"),
+        data => (entry.read)(&data.to_bytes()?),
+    }
+    .map_err(|error| if newer { error.at("a newer version than this program knows") } else { error })
+}

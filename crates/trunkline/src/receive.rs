@@ -1,0 +1,302 @@
+//! Receiving in a loop: streams that report lag as a value and do not end at it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use trunkline_core::engine::{Boxed, Credit, Follow, Followed, Gap, Heard, Listener, Message, StoredEvent};
+use trunkline_core::{Error, Name, Result};
+
+use crate::event::Event;
+use crate::extract::Meta;
+use crate::handler::decode_shared;
+use crate::raw::Incoming;
+
+/// How much a reader takes from its engine at once.
+const CREDIT: Credit = Credit { items: 256, bytes: 8 << 20 };
+
+/// What a subscription gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Item<T> {
+    /// An event.
+    Event(T),
+    /// The subscription was too slow and lost at least that many ephemeral events.
+    Lagged {
+        /// A lower bound of the events lost.
+        at_least: u64,
+    },
+    /// Retention removed stored events before they were read.
+    Gap {
+        /// The stream.
+        stream: Name,
+        /// The sequences that are missing.
+        gap: Gap,
+    },
+    /// The connection was lost and is back; ephemeral events in between are gone.
+    Resumed,
+    /// An event that is no CloudEvent, or not of the type; the subscription goes on.
+    Invalid(Error),
+}
+
+/// A typed event with its metadata. It derefs to the event.
+#[derive(Debug)]
+pub struct Received<E> {
+    /// The event, shared with whoever else received it in this process.
+    pub event: Arc<E>,
+    /// What came with it.
+    pub meta: Meta,
+}
+
+impl<E> Deref for Received<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.event
+    }
+}
+
+/// Events in order, without end. Dropping it unsubscribes.
+///
+/// It is a [`Stream`], and [`recv`](Subscription::recv) reads it without any other crate.
+pub struct Subscription<T> {
+    readers: Vec<Reader>,
+    /// Which reader is asked first next time, so that a busy stream does not starve another.
+    turn: usize,
+    convert: fn(Incoming) -> Option<Result<T>>,
+    item: PhantomData<fn() -> T>,
+}
+
+impl Subscription<Incoming> {
+    pub(crate) fn raw(readers: Vec<Reader>) -> Self {
+        Self { readers, turn: 0, convert: |incoming| Some(Ok(incoming)), item: PhantomData }
+    }
+}
+
+impl<E: Event> Subscription<Received<E>> {
+    pub(crate) fn typed(readers: Vec<Reader>) -> Self {
+        Self { readers, turn: 0, convert: receive::<E>, item: PhantomData }
+    }
+}
+
+/// Another type on the same subject is not this subscription's business.
+fn receive<E: Event>(incoming: Incoming) -> Option<Result<Received<E>>> {
+    if incoming.envelope.event_type() != E::TYPE {
+        return None;
+    }
+    Some(decode_shared::<E>(&incoming.envelope).map(|event| Received { event, meta: Meta::new(incoming) }))
+}
+
+impl<T> Subscription<T> {
+    /// The next item; `None` once the bus is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Item<T>> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
+        let mut open = false;
+        for step in 0..self.readers.len() {
+            let index = (self.turn + step) % self.readers.len();
+            loop {
+                match self.readers[index].poll(cx) {
+                    Poll::Pending => {
+                        open = true;
+                        break;
+                    }
+                    Poll::Ready(None) => break,
+                    Poll::Ready(Some(item)) => {
+                        let item = match item {
+                            Item::Event(incoming) => match (self.convert)(incoming) {
+                                None => continue,
+                                Some(Ok(event)) => Item::Event(event),
+                                Some(Err(error)) => Item::Invalid(error),
+                            },
+                            Item::Lagged { at_least } => Item::Lagged { at_least },
+                            Item::Gap { stream, gap } => Item::Gap { stream, gap },
+                            Item::Resumed => Item::Resumed,
+                            Item::Invalid(error) => Item::Invalid(error),
+                        };
+                        self.turn = index + usize::from(self.readers[index].is_drained());
+                        return Poll::Ready(Some(item));
+                    }
+                }
+            }
+        }
+        if open { Poll::Pending } else { Poll::Ready(None) }
+    }
+}
+
+impl<T> Stream for Subscription<T> {
+    type Item = Item<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl<T> fmt::Debug for Subscription<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("readers", &self.readers.len()).finish_non_exhaustive()
+    }
+}
+
+/// One engine reader, polled: it is asked for a batch whenever the last one is used up.
+pub(crate) struct Reader {
+    source: Source,
+    ready: VecDeque<Item<Incoming>>,
+}
+
+/// The reader at rest, or the future that has it and gives it back with what it read.
+enum Source {
+    Stored { stream: Name, state: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>> },
+    Live { state: Asked<Box<dyn Listener>, Message, Heard> },
+}
+
+enum Asked<R, I, A> {
+    Idle(R, Vec<I>),
+    Busy(Boxed<'static, (R, Vec<I>, A)>),
+    Ended,
+}
+
+impl Reader {
+    pub(crate) fn stored(stream: Name, follow: Box<dyn Follow>) -> Self {
+        let source = Source::Stored { stream, state: Asked::Idle(follow, Vec::new()) };
+        Self { source, ready: VecDeque::new() }
+    }
+
+    pub(crate) fn live(listener: Box<dyn Listener>) -> Self {
+        Self { source: Source::Live { state: Asked::Idle(listener, Vec::new()) }, ready: VecDeque::new() }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Incoming>>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Some(item));
+            }
+            let open = match &mut self.source {
+                Source::Stored { stream, state } => {
+                    let answer = ready!(state.poll(cx, |mut follow, mut out| {
+                        Box::pin(async move {
+                            let answer = follow.next(CREDIT, &mut out).await;
+                            (follow, out, answer)
+                        })
+                    }));
+                    read_stored(stream, answer, &mut self.ready, state)
+                }
+                Source::Live { state } => {
+                    let answer = ready!(state.poll(cx, |mut listener, mut out| {
+                        Box::pin(async move {
+                            let answer = listener.receive(CREDIT.items, &mut out).await;
+                            (listener, out, answer)
+                        })
+                    }));
+                    read_live(answer, &mut self.ready, state)
+                }
+            };
+            if !open {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+impl<R, I, A> Asked<R, I, A> {
+    /// Asks, or goes on waiting for the answer. `None` once ended.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        ask: impl FnOnce(R, Vec<I>) -> Boxed<'static, (R, Vec<I>, A)>,
+    ) -> Poll<Option<A>> {
+        let mut busy = match std::mem::replace(self, Asked::Ended) {
+            Asked::Idle(reader, out) => ask(reader, out),
+            Asked::Busy(busy) => busy,
+            Asked::Ended => return Poll::Ready(None),
+        };
+        match busy.as_mut().poll(cx) {
+            Poll::Pending => {
+                *self = Asked::Busy(busy);
+                Poll::Pending
+            }
+            Poll::Ready((reader, out, answer)) => {
+                *self = Asked::Idle(reader, out);
+                Poll::Ready(Some(answer))
+            }
+        }
+    }
+
+    fn received(&mut self) -> impl Iterator<Item = I> {
+        match self {
+            Asked::Idle(_, out) => Some(out.drain(..)),
+            _ => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
+fn read_stored(
+    stream: &Name,
+    answer: Option<Result<Followed>>,
+    ready: &mut VecDeque<Item<Incoming>>,
+    state: &mut Asked<Box<dyn Follow>, StoredEvent, Result<Followed>>,
+) -> bool {
+    match answer {
+        Some(Ok(Followed::Events { .. })) => {
+            ready.extend(state.received().map(|event| match Incoming::stored(stream, event) {
+                Ok(incoming) => Item::Event(incoming),
+                Err(error) => Item::Invalid(error),
+            }));
+        }
+        Some(Ok(Followed::Gap(gap))) => ready.push_back(Item::Gap { stream: stream.clone(), gap }),
+        Some(Err(error)) => {
+            // An engine mends its own readers; what it cannot mend ends this one, said aloud.
+            ready.push_back(Item::Invalid(error));
+            *state = Asked::Ended;
+        }
+        Some(Ok(Followed::Closed)) | None => {
+            *state = Asked::Ended;
+            return false;
+        }
+    }
+    true
+}
+
+fn read_live(
+    answer: Option<Heard>,
+    ready: &mut VecDeque<Item<Incoming>>,
+    state: &mut Asked<Box<dyn Listener>, Message, Heard>,
+) -> bool {
+    match answer {
+        Some(Heard::Messages(_)) => ready.extend(state.received().map(|message| {
+            match message.body.to_event(&message.headers) {
+                Ok(envelope) => Item::Event(Incoming {
+                    envelope,
+                    headers: message.headers,
+                    subject: message.subject,
+                    stored: None,
+                }),
+                Err(error) => Item::Invalid(error),
+            }
+        })),
+        Some(Heard::Lagged { at_least }) => ready.push_back(Item::Lagged { at_least }),
+        Some(Heard::Resumed) => ready.push_back(Item::Resumed),
+        Some(Heard::NoResponders) => {} // Nothing was asked.
+        Some(Heard::Closed) | None => {
+            *state = Asked::Ended;
+            return false;
+        }
+    }
+    true
+}
