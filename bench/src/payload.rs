@@ -1,9 +1,11 @@
 //! What the events carry.
 
 use serde::{Deserialize, Serialize};
+use trunkline::Event;
 
 /// 256 bytes without a pointer: the cost of a typed path that copies what it is given.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "tick.made", ephemeral)]
 pub struct Tick {
     pub sequence: u64,
     pub values: [u64; 31],
@@ -19,7 +21,8 @@ impl Tick {
 }
 
 /// Two integers: the body of ruststream's own benchmark, whose decoding allocates nothing.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.small")]
 pub struct SmallOrder {
     pub id: u64,
     pub quantity: u32,
@@ -35,7 +38,8 @@ impl SmallOrder {
 }
 
 /// An order as a shop would send it: about 256 bytes as JSON, with strings that decoding allocates.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.placed")]
 pub struct Order {
     pub order_id: String,
     pub customer_id: String,

@@ -1,17 +1,17 @@
 //! The event as CloudEvents 1.0 has it: attributes that everybody reads, data that only handlers do.
 
-use std::any::Any;
+mod data;
+mod id;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::de::IgnoredAny;
 use smol_str::SmolStr;
-use uuid::Uuid;
 
-use crate::error::{Cause, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::time::Timestamp;
+
+pub use data::{Data, JsonText, SharedValue, ValueType};
+pub use id::EventId;
 
 /// One event with its attributes. The data stays as it came until a handler asks for it.
 ///
@@ -85,6 +85,32 @@ impl Envelope {
         })
     }
 
+    /// A root event as programs publish it, in one go: this is the hot path. That source and type
+    /// are not empty is the caller's to know.
+    #[inline]
+    pub fn root(
+        id: EventId,
+        source: SmolStr,
+        event_type: SmolStr,
+        time: Timestamp,
+        version: u32,
+        key: Option<SmolStr>,
+        data: Data,
+    ) -> Self {
+        debug_assert!(!source.is_empty() && !event_type.is_empty(), "CloudEvents forbids it");
+        Self {
+            id,
+            source,
+            event_type,
+            time: Some(time),
+            version: Some(version),
+            key,
+            correlation: Correlation::Own,
+            data,
+            rare: None,
+        }
+    }
+
     /// `id`: unique within its source.
     pub fn id(&self) -> &EventId {
         &self.id
@@ -113,6 +139,11 @@ impl Envelope {
     /// `partitionkey`: events of one key keep their order.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// The key without copying its text.
+    pub fn shared_key(&self) -> Option<SmolStr> {
+        self.key.clone()
     }
 
     /// `correlationid`: the id of the event that began it all.
@@ -171,7 +202,7 @@ impl Envelope {
     pub fn rough_bytes(&self) -> usize {
         let data = match &self.data {
             Data::None => 0,
-            Data::Json(json) => json.0.len(),
+            Data::Json(json) => json.as_bytes().len(),
             Data::Text(text) => text.len(),
             Data::Binary(bytes) => bytes.len(),
             Data::Value(value) => value.shallow_bytes(),
@@ -375,75 +406,6 @@ pub(crate) const RESERVED: &[&str] = &[
     "data_base64",
 ];
 
-/// An event's id: any non-empty text. Those that Trunkline makes are UUIDs of version 7.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventId(Id);
-
-// A UUID in canonical form is always kept as one, so that equal ids are equal values.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Id {
-    Uuid(Uuid),
-    Text(SmolStr),
-}
-
-impl EventId {
-    /// The most bytes that an id may have.
-    pub const MAX_BYTES: usize = 256;
-
-    /// A new UUIDv7 for an event that happens at `now`.
-    pub fn generate(now: Timestamp) -> Self {
-        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
-        Self(Id::Uuid(
-            uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid(),
-        ))
-    }
-
-    /// Wraps an id that came from outside.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidEvent`] when it is empty, longer than [`EventId::MAX_BYTES`], or has
-    /// a control character.
-    pub fn new(text: impl AsRef<str>) -> Result<Self> {
-        let text = text.as_ref();
-        if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
-            return Err(Error::new(
-                ErrorKind::InvalidEvent,
-                format!(
-                    "id {text:?} is empty, longer than {} bytes or has a control character",
-                    Self::MAX_BYTES
-                ),
-            ));
-        }
-        let canonical =
-            |uuid: &Uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
-        match Uuid::try_parse(text).ok().filter(canonical) {
-            Some(uuid) => Ok(Self(Id::Uuid(uuid))),
-            None => Ok(Self(Id::Text(SmolStr::new(text)))),
-        }
-    }
-}
-
-impl From<Uuid> for EventId {
-    fn from(uuid: Uuid) -> Self {
-        Self(Id::Uuid(uuid))
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Id::Uuid(uuid) => fmt::Display::fmt(uuid, f),
-            Id::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-impl fmt::Debug for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
-    }
-}
-
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {
@@ -464,150 +426,11 @@ impl Attribute {
     }
 }
 
-/// What an event carries.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Data {
-    /// Nothing.
-    #[default]
-    None,
-    /// The text of one JSON value, byte for byte as it was given.
-    Json(JsonText),
-    /// Text of a media type that is not JSON.
-    Text(SmolStr),
-    /// Anything else.
-    Binary(Bytes),
-    /// A value of this process that has not been encoded, and need not be unless it leaves.
-    Value(SharedValue),
-}
-
-impl Data {
-    /// The data as bytes: JSON and text as they are written, a shared value encoded as JSON.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Encode`] when a shared value's serializer fails.
-    pub fn to_bytes(&self) -> Result<Bytes> {
-        match self {
-            Data::None => Ok(Bytes::new()),
-            Data::Json(json) => Ok(json.0.clone()),
-            Data::Text(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            Data::Binary(bytes) => Ok(bytes.clone()),
-            Data::Value(value) => value.encode().map(|json| json.0),
-        }
-    }
-}
-
-/// Bytes that are known to be exactly one JSON value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JsonText(Bytes);
-
-impl JsonText {
-    /// Checks that `bytes` are one JSON value and keeps them as they are, white space around aside.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidEvent`], with the line and column in the source.
-    pub fn new(bytes: &Bytes) -> Result<Self> {
-        let invalid =
-            |error| Error::new(ErrorKind::InvalidEvent, "the data is not JSON").caused_by(error);
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            Error::new(ErrorKind::InvalidEvent, "the data is not UTF-8").caused_by(error)
-        })?;
-        let IgnoredAny = serde_json::from_str(text).map_err(invalid)?;
-        Ok(Self(bytes.slice_ref(text.trim_ascii().as_bytes())))
-    }
-
-    /// Wraps what a JSON serializer or parser has just vouched for.
-    pub fn trusted(bytes: Bytes) -> Self {
-        Self(bytes)
-    }
-
-    /// The text.
-    pub fn as_bytes(&self) -> &Bytes {
-        &self.0
-    }
-}
-
-/// A typed value shared by everyone in this process, with the knowledge of how to encode it.
-#[derive(Clone)]
-pub struct SharedValue {
-    value: Arc<dyn Any + Send + Sync>,
-    encode: fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>,
-    type_name: &'static str,
-    shallow_bytes: usize,
-}
-
-impl SharedValue {
-    /// Shares `value`; `encode` writes it as one JSON value and is called only where it must be.
-    pub fn new<T: Any + Send + Sync>(
-        value: Arc<T>,
-        encode: fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>,
-    ) -> Self {
-        Self {
-            value,
-            encode,
-            type_name: std::any::type_name::<T>(),
-            shallow_bytes: size_of::<T>(),
-        }
-    }
-
-    /// The value itself, if it is a `T`.
-    pub fn downcast<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        Arc::clone(&self.value).downcast().ok()
-    }
-
-    /// The value as JSON.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Encode`] when its serializer fails.
-    pub fn encode(&self) -> Result<JsonText> {
-        let bytes = (self.encode)(self.value.as_ref()).map_err(|cause| {
-            Error::new(
-                ErrorKind::Encode,
-                format!("a {} cannot be encoded", self.type_name),
-            )
-            .caused_by(cause)
-        })?;
-        Ok(JsonText(bytes.into()))
-    }
-
-    /// The size of the value itself, without what it points to.
-    pub fn shallow_bytes(&self) -> usize {
-        self.shallow_bytes
-    }
-}
-
-impl fmt::Debug for SharedValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the value: what is in it may be a secret.
-        write!(f, "SharedValue<{}>", self.type_name)
-    }
-}
-
-impl PartialEq for SharedValue {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.value, &other.value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_canonical_uuid_and_its_text_are_the_same_id() {
-        let id = EventId::generate(Timestamp::from_nanos(1_700_000_000_000_000_000));
-        assert_eq!(EventId::new(id.to_string()).unwrap(), id);
-        let upper = id.to_string().to_uppercase();
-        assert_eq!(EventId::new(&upper).unwrap().to_string(), upper);
-        assert!(EventId::new("").is_err() && EventId::new("a\nb").is_err());
-    }
 
-    #[test]
-    fn generated_ids_are_version_7_in_order_of_time() {
-        let at =
-            |millis: i64| EventId::generate(Timestamp::from_nanos(millis * 1_000_000)).to_string();
-        assert!(at(1_000) < at(2_000));
-        assert_eq!(at(1_000).as_bytes()[14], b'7');
-    }
 
     #[test]
     fn a_root_event_correlates_with_itself() {
@@ -644,15 +467,4 @@ mod tests {
         assert!(add(full, Envelope::MAX_EXTENSIONS).is_err());
     }
 
-    #[test]
-    fn json_text_is_kept_byte_for_byte() {
-        let text = JsonText::new(&Bytes::from_static(b" {\"a\": 1.0e2} ")).unwrap();
-        assert_eq!(text.as_bytes().as_ref(), b"{\"a\": 1.0e2}");
-        for bad in ["", "{", "{} {}", "nul", "{'a':1}", "\u{feff}1"] {
-            assert!(
-                JsonText::new(&Bytes::copy_from_slice(bad.as_bytes())).is_err(),
-                "{bad:?}"
-            );
-        }
-    }
 }

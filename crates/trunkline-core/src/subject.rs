@@ -6,6 +6,7 @@
 //! filter    events.>                   `>` is one token or more, only at the end
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -197,25 +198,19 @@ impl EventType {
     /// token of digits only (that place is kept for partition numbers).
     pub fn new(text: impl AsRef<str>) -> Result<Self> {
         let text = text.as_ref();
-        let encoded = text.split('.').map(encode_token).collect::<Vec<_>>();
-        let bytes = encoded.iter().map(String::len).sum::<usize>() + encoded.len() - 1;
-        let fault = if encoded.iter().any(String::is_empty) {
+        let encoded: Cow<'_, str> = if text.bytes().all(|byte| is_plain(byte) || byte == b'.') {
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(text.split('.').map(encode_token).collect::<Vec<_>>().join("."))
+        };
+        let tokens = encoded.split('.').count();
+        let fault = if encoded.split('.').any(str::is_empty) {
             Some("it has an empty token".to_owned())
-        } else if encoded.len() > Self::MAX_TOKENS {
-            Some(format!(
-                "it has {} tokens, the limit is {}",
-                encoded.len(),
-                Self::MAX_TOKENS
-            ))
-        } else if bytes > Self::MAX_BYTES {
-            Some(format!(
-                "it needs {bytes} bytes, the limit is {}",
-                Self::MAX_BYTES
-            ))
-        } else if encoded
-            .last()
-            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
-        {
+        } else if tokens > Self::MAX_TOKENS {
+            Some(format!("it has {tokens} tokens, the limit is {}", Self::MAX_TOKENS))
+        } else if encoded.len() > Self::MAX_BYTES {
+            Some(format!("it needs {} bytes, the limit is {}", encoded.len(), Self::MAX_BYTES))
+        } else if encoded.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
             Some("its last token is all digits".to_owned())
         } else {
             None
@@ -228,7 +223,7 @@ impl EventType {
         }
         Ok(Self {
             text: SmolStr::new(text),
-            subject: Subject(SmolStr::new(encoded.join("."))),
+            subject: Subject(SmolStr::new(encoded)),
         })
     }
 
@@ -245,6 +240,11 @@ impl EventType {
 
 /// What is kept as it is in a token of a subject; everything else becomes `%XX`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-');
+
+/// Whether a byte is kept as it is in a token of a subject.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+}
 
 /// One token of a subject, made from any text: percent-encoded in upper-case hex.
 pub fn encode_token(text: &str) -> String {

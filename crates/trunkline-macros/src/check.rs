@@ -80,7 +80,9 @@ pub(crate) fn suggested_type(name: &str) -> String {
 
 /// Whether a segment of a path is a number, that is a place in a tuple.
 pub(crate) fn is_index(segment: &str) -> bool {
-    segment.parse::<u32>().is_ok_and(|index| index.to_string() == segment)
+    segment
+        .parse::<u32>()
+        .is_ok_and(|index| index.to_string() == segment)
 }
 
 fn is_name(segment: &str) -> bool {
@@ -106,7 +108,9 @@ fn part(token: &str) -> Result<Part, String> {
     match inner {
         Some(inner) if !inner.contains(['{', '}']) => Ok(Part::Placeholder(inner.to_owned())),
         None if !token.contains(['{', '}']) => Ok(Part::Literal(token.to_owned())),
-        _ => Err(format!("a placeholder must be a whole token between dots, but `{token}` is not")),
+        _ => Err(format!(
+            "a placeholder must be a whole token between dots, but `{token}` is not"
+        )),
     }
 }
 
@@ -123,7 +127,10 @@ fn checked(parts: Vec<Part>) -> Result<Vec<Part>, String> {
     } else if let Some(c) = literals().flat_map(str::chars).find(foreign) {
         Err(format!("it has the character {c:?}"))
     } else if parts.len() > MAX_TOKENS {
-        Err(format!("it has {} tokens, the limit is {MAX_TOKENS}", parts.len()))
+        Err(format!(
+            "it has {} tokens, the limit is {MAX_TOKENS}",
+            parts.len()
+        ))
     } else if bytes > MAX_BYTES {
         Err(format!("it has {bytes} bytes, the limit is {MAX_BYTES}"))
     } else if parts.last().and_then(Part::literal).is_some_and(all_digits) {
@@ -153,13 +160,23 @@ mod tests {
     #[track_caller]
     fn refuses<T: std::fmt::Debug>(result: Result<T, String>, fault: &str) {
         let message = result.unwrap_err();
-        assert!(message.contains(fault), "{message:?} does not say {fault:?}");
+        assert!(
+            message.contains(fault),
+            "{message:?} does not say {fault:?}"
+        );
     }
 
     #[test]
     fn event_types_are_tokens_with_single_dots() {
         let (deep, long) = (["x"; 16].join("."), "x".repeat(200));
-        for good in ["a", "order.placed", "Order_1.line-item.v2", "2024.orders", &deep, &long] {
+        for good in [
+            "a",
+            "order.placed",
+            "Order_1.line-item.v2",
+            "2024.orders",
+            &deep,
+            &long,
+        ] {
             let parts = good.split('.').map(|token| Part::Literal(token.to_owned()));
             assert_eq!(event_type(good), Ok(parts.collect()), "{good}");
         }
@@ -190,7 +207,11 @@ mod tests {
                 Part::Literal(text) => text,
                 Part::Placeholder(path) => format!("<{path}>"),
             };
-            let parts = subject(text).unwrap().into_iter().map(show).collect::<Vec<_>>();
+            let parts = subject(text)
+                .unwrap()
+                .into_iter()
+                .map(show)
+                .collect::<Vec<_>>();
             assert_eq!(parts, expect);
         };
         check("order.placed", &["order", "placed"]);
@@ -201,7 +222,15 @@ mod tests {
 
     #[test]
     fn subjects_that_are_not_legal_say_why() {
-        for text in ["agent.{role}-x", "agent.x{role}", "{a}{b}", "{role", "role}", "{{role}}", "a.{b.c"] {
+        for text in [
+            "agent.{role}-x",
+            "agent.x{role}",
+            "{a}{b}",
+            "{role",
+            "role}",
+            "{{role}}",
+            "a.{b.c",
+        ] {
             refuses(subject(text), "must be a whole token");
         }
         refuses(subject("agent.{role}."), "an empty token");
@@ -222,7 +251,9 @@ mod tests {
         assert_eq!(path("customer.id"), Ok(vec!["customer", "id"]));
         assert_eq!(path("0.id.12"), Ok(vec!["0", "id", "12"]));
         assert_eq!(path("type.r#match"), Ok(vec!["type", "r#match"]));
-        for text in ["", ".", "a.", "a b", "a()", "_", "self", "crate", "00", "1a", "-1", "a::b"] {
+        for text in [
+            "", ".", "a.", "a b", "a()", "_", "self", "crate", "00", "1a", "-1", "a::b",
+        ] {
             refuses(path(text), "is not a path to a field");
         }
     }

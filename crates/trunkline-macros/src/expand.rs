@@ -15,7 +15,13 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
 }
 
 fn expand(plan: &Plan) -> TokenStream {
-    let Plan { ident, trunkline, event_type, version, .. } = plan;
+    let Plan {
+        ident,
+        trunkline,
+        event_type,
+        version,
+        ..
+    } = plan;
     let (impl_generics, type_generics, where_clause) = plan.generics.split_for_impl();
     let delivery = match plan.delivery {
         Delivery::Durable => quote!(Durable),
@@ -59,14 +65,14 @@ fn expand(plan: &Plan) -> TokenStream {
     }
 }
 
-/// The text of a field. Its tokens lie where the attribute names the field, so that a type that
-/// has no text is reported there.
+/// The text of a field. The argument lies where the attribute names the field, so that a type
+/// that has no text is reported there; `self` is the generated one, whatever wrote the attribute.
 fn some_text(trunkline: &Path, path: &FieldPath) -> TokenStream {
     let members = &path.members;
-    let span = Span::call_site().located_at(path.span);
-    quote_spanned!(span=> ::core::option::Option::Some(
-        #trunkline::KeyText::key_text(&self #(.#members)*)
-    ))
+    let this = quote_spanned!(Span::call_site().located_at(path.span)=> self);
+    let field = quote_spanned!(path.span=> &#this #(.#members)*);
+    let call = quote_spanned!(path.span=> #trunkline::KeyText::key_text(#field));
+    quote!(::core::option::Option::Some(#call))
 }
 
 #[cfg(test)]
@@ -81,11 +87,20 @@ mod tests {
     /// Every message, in order; the test fails if there is another number of them.
     #[track_caller]
     fn refuses(input: TokenStream, expect: &[&str]) {
-        let error = syn::parse2(input).and_then(Plan::new).err().expect("it is refused");
-        let messages = error.into_iter().map(|it| it.to_string()).collect::<Vec<_>>();
+        let error = syn::parse2(input)
+            .and_then(Plan::new)
+            .err()
+            .expect("it is refused");
+        let messages = error
+            .into_iter()
+            .map(|it| it.to_string())
+            .collect::<Vec<_>>();
         assert_eq!(messages.len(), expect.len(), "{messages:#?}");
         for (message, expect) in messages.iter().zip(expect) {
-            assert!(message.contains(expect), "{message:?} does not say {expect:?}");
+            assert!(
+                message.contains(expect),
+                "{message:?} does not say {expect:?}"
+            );
         }
     }
 
@@ -135,11 +150,18 @@ mod tests {
             struct Said<T: Bound, const N: usize = 3> where T: Other { to: T, role: Role }
         });
         let says = |part: TokenStream| {
-            assert!(text.to_string().contains(&part.to_string()), "{text}\nhas no\n{part}");
+            assert!(
+                text.to_string().contains(&part.to_string()),
+                "{text}\nhas no\n{part}"
+            );
         };
         says(quote!(impl<T: Bound, const N: usize> bus::re::Event for Said<T, N> where T: Other));
-        says(quote!(type Delivery = bus::re::Ephemeral;));
-        says(quote!(const VERSION: u32 = 2u32;));
+        says(quote!(
+            type Delivery = bus::re::Ephemeral;
+        ));
+        says(quote!(
+            const VERSION: u32 = 2u32;
+        ));
         says(quote! {
             const SUBJECT: bus::re::Template = bus::re::Template(&[
                 bus::re::Token::Literal("agent"),
@@ -162,32 +184,97 @@ mod tests {
 
     #[test]
     fn a_field_is_found_raw_or_not_and_by_its_place() {
-        let check = |input: TokenStream, access: TokenStream| {
+        let check = |input: TokenStream, access: &str| {
             let text = derive(input).to_string();
-            assert!(text.contains(&quote!(key_text(#access)).to_string()), "{text}");
+            assert!(
+                text.contains(&format!("key_text (& self{access})")),
+                "{text}"
+            );
         };
-        let raw = quote!(struct A { r#type: u8 });
-        check(quote!(#[event(type = "a", key = "type")] #raw), quote!(&self.r#type));
-        check(quote!(#[event(type = "a", key = "r#type")] #raw), quote!(&self.r#type));
-        let tuple = quote!(struct A(u8, (u8, u8)););
-        check(quote!(#[event(type = "a", key = "0")] #tuple), quote!(&self.0));
-        check(quote!(#[event(type = "a", key = "1.1")] #tuple), quote!(&self.1.1));
+        let raw = quote!(
+            struct A {
+                r#type: u8,
+            }
+        );
+        check(quote!(#[event(type = "a", key = "type")] #raw), " . r#type");
+        check(
+            quote!(#[event(type = "a", key = "r#type")] #raw),
+            " . r#type",
+        );
+        let tuple = quote!(
+            struct A(u8, (u8, u8));
+        );
+        check(quote!(#[event(type = "a", key = "0")] #tuple), " . 0");
+        check(quote!(#[event(type = "a", key = "1.1")] #tuple), " . 1 . 1");
+    }
+
+    #[test]
+    fn ephemeral_and_command_exclude_each_other() {
+        let fault = "`ephemeral` and `command` exclude each other";
+        refuses(
+            quote!(
+                #[event(type = "a", ephemeral, command)]
+                struct A;
+            ),
+            &[fault],
+        );
     }
 
     #[test]
     fn a_missing_type_names_the_line_to_add() {
         let fix = r#"such as `#[event(type = "order.placed")]`"#;
-        refuses(quote!(struct OrderPlaced;), &[fix]);
-        refuses(quote!(#[event()] struct OrderPlaced;), &[fix]);
-        refuses(quote!(#[event(version = 2)] enum OrderPlaced {}), &[fix]);
+        refuses(
+            quote!(
+                struct OrderPlaced;
+            ),
+            &[fix],
+        );
+        refuses(
+            quote!(
+                #[event()]
+                struct OrderPlaced;
+            ),
+            &[fix],
+        );
+        refuses(
+            quote!(
+                #[event(version = 2)]
+                enum OrderPlaced {}
+            ),
+            &[fix],
+        );
     }
 
     #[test]
     fn an_attribute_of_another_shape_is_not_also_a_missing_type() {
-        refuses(quote!(#[event] struct A;), &["the options are `type"]);
-        refuses(quote!(#[event = "a"] struct A;), &["the options are `type"]);
-        refuses(quote!(#[event("a")] struct A;), &["the options are `type"]);
-        refuses(quote!(#[event(type = order.placed)] struct A;), &[r#"write `type = "order.placed"`"#]);
+        refuses(
+            quote!(
+                #[event]
+                struct A;
+            ),
+            &["the options are `type"],
+        );
+        refuses(
+            quote!(
+                #[event = "a"]
+                struct A;
+            ),
+            &["the options are `type"],
+        );
+        refuses(
+            quote!(
+                #[event("a")]
+                struct A;
+            ),
+            &["the options are `type"],
+        );
+        refuses(
+            quote!(
+                #[event(type = order.placed)]
+                struct A;
+            ),
+            &[r#"write `type = "order.placed"`"#],
+        );
     }
 
     #[test]
@@ -196,15 +283,14 @@ mod tests {
             quote! {
                 #[event(
                     typ = "a" + b, type = "a..b", key = "oder_id", version = 0, version = 3,
-                    ephemeral = true, ephemeral, command, subject = "a.{x}.{order_id}.{y.z}",
+                    ephemeral, command = true, subject = "a.{x}.{order_id}.{y.z}",
                 )]
                 struct A { order_id: u8, total: u8 }
             },
             &[
-                "unknown option; the options are `type",
+                "unknown option `typ`; the options are `type",
                 "`version` is given twice; the options are `type",
                 "takes no value",
-                "exclude each other",
                 "a version is a number from 1",
                 "an empty token",
                 "`A` has no field `oder_id` for its key; its fields are `order_id`, `total`",
@@ -219,15 +305,32 @@ mod tests {
         let options = quote!(#[event(type = "a", key = "id", subject = "a.{id}")]);
         let fault = "`A` is not a struct, so it has no field `id`";
         refuses(quote!(#options enum A { B { id: u8 } }), &[fault, fault]);
-        refuses(quote!(#[event(type = "a")] union A { b: u8 }), &["a struct or an enum"]);
+        refuses(
+            quote!(#[event(type = "a")] union A { b: u8 }),
+            &["a struct or an enum"],
+        );
         let fault = "`A` has no field `id` for its key; it has no fields";
-        refuses(quote!(#[event(type = "a", key = "id")] struct A;), &[fault]);
+        refuses(
+            quote!(
+                #[event(type = "a", key = "id")]
+                struct A;
+            ),
+            &[fault],
+        );
     }
 
     #[test]
     fn a_path_is_refused_before_it_is_generated() {
         let check = |key: &str, fault| {
-            refuses(quote!(#[event(type = "a", key = #key)] struct A { b: u8 }), &[fault]);
+            refuses(
+                quote!(
+                    #[event(type = "a", key = #key)]
+                    struct A {
+                        b: u8,
+                    }
+                ),
+                &[fault],
+            );
         };
         check("self", "is not the name of a field");
         check("b.x²", "is not the name of a field");

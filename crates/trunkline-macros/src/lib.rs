@@ -12,11 +12,11 @@
 //! **Invariant:** nothing after `plan` can fail, and every independent mistake is reported in
 //! one go.
 
-mod options;
 mod check;
-mod plan;
 mod expand;
 mod faults;
+mod options;
+mod plan;
 
 use proc_macro::TokenStream;
 

@@ -2,8 +2,9 @@
 //! sense is for [`plan`](crate::plan), which alone knows the struct.
 
 use proc_macro2::{Span, TokenTree};
+use quote::ToTokens;
 use syn::meta::ParseNestedMeta;
-use syn::parse::Parse;
+use syn::parse::{Parse, ParseBuffer};
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, LitInt, LitStr, Path, Result, Token};
 
@@ -15,7 +16,7 @@ pub(crate) struct Options {
     /// The attribute, if there is one: where what is missing from it is reported.
     pub(crate) attribute: Option<Span>,
     /// The names of all options, also of those whose value could not be read.
-    pub(crate) given: Vec<String>,
+    pub(crate) given: Vec<&'static str>,
     pub(crate) event_type: Option<LitStr>,
     pub(crate) key: Option<LitStr>,
     pub(crate) version: Option<LitInt>,
@@ -52,7 +53,7 @@ impl Options {
             });
             if let Err(error) = read {
                 // What could not be read may have been the type; do not complain that it is missing.
-                options.given.push("type".to_owned());
+                options.given.push("type");
                 faults.add(error.span(), format!("{error}; {}", known()));
             }
         }
@@ -60,16 +61,19 @@ impl Options {
     }
 
     fn read_one(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
-        let name = meta.path.get_ident().map(ToString::to_string);
-        let name = name.unwrap_or_default();
-        let Some((_, example)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-            return Err(meta.error(format!("unknown option; {}", known())));
+        let name = meta.path.to_token_stream().to_string();
+        let Some(&(name, example)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+            return Err(meta.error(format!("unknown option `{name}`; {}", known())));
         };
         if self.given.contains(&name) {
-            return Err(meta.error(format!("`{name}` is given twice; {}, each at most once", known())));
+            return Err(meta.error(format!(
+                "`{name}` is given twice; {}, each at most once",
+                known()
+            )));
         }
+        self.given.push(name);
         let span = meta.path.span();
-        match name.as_str() {
+        match name {
             "type" => self.event_type = Some(value(meta, example)?),
             "key" => self.key = Some(value(meta, example)?),
             "version" => self.version = Some(value(meta, example)?),
@@ -81,7 +85,6 @@ impl Options {
                 self.trunkline = Some(path.parse_with(Path::parse_mod_style)?);
             }
         }
-        self.given.push(name);
         Ok(())
     }
 }
@@ -92,7 +95,7 @@ fn known() -> String {
 }
 
 fn value<T: Parse>(meta: &ParseNestedMeta<'_>, example: &str) -> Result<T> {
-    let value = meta.value().and_then(|input| input.parse());
+    let value = meta.value().and_then(ParseBuffer::parse);
     value.map_err(|error| Error::new(error.span(), format!("{error}; write `{example}`")))
 }
 

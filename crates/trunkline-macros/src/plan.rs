@@ -57,7 +57,7 @@ impl Plan {
             let message = "an event is a struct or an enum; serde cannot read and write a union";
             faults.add(data.union_token.span, message);
         }
-        if !options.given.iter().any(|name| name == "type") {
+        if !options.given.contains(&"type") {
             let span = options.attribute.unwrap_or_else(|| input.ident.span());
             faults.add(span, missing_type(&input.ident));
         }
@@ -75,7 +75,9 @@ impl Plan {
         let key = key.and_then(|text| faults.take(target.find("key", &text.value(), text.span())));
         let mut placeholders: Vec<FieldPath> = Vec::new();
         for part in subject_parts.iter().flatten() {
-            let (Part::Placeholder(path), Some(literal)) = (part, subject) else { continue };
+            let (Part::Placeholder(path), Some(literal)) = (part, subject) else {
+                continue;
+            };
             if placeholders.iter().all(|known| known.text != *path) {
                 let found = target.find("placeholder", path, literal.span());
                 placeholders.extend(faults.take(found));
@@ -84,7 +86,9 @@ impl Plan {
 
         faults.finish()?;
         Ok(Self {
-            trunkline: options.trunkline.unwrap_or_else(|| parse_quote!(::trunkline)),
+            trunkline: options
+                .trunkline
+                .unwrap_or_else(|| parse_quote!(::trunkline)),
             delivery: delivery.unwrap_or(Delivery::Durable),
             event_type: event_type.map(LitStr::value).unwrap_or_default(),
             version: version.unwrap_or(1),
@@ -97,7 +101,7 @@ impl Plan {
     }
 }
 
-fn at<T>(text: &LitStr, result: Result<T, String>) -> Result<T> {
+fn at<T>(text: &LitStr, result: std::result::Result<T, String>) -> Result<T> {
     result.map_err(|message| Error::new(text.span(), message))
 }
 
@@ -121,12 +125,17 @@ fn delivery(options: &Options) -> Result<Delivery> {
 }
 
 fn version(options: &Options) -> Result<u32> {
-    let Some(literal) = &options.version else { return Ok(1) };
+    let Some(literal) = &options.version else {
+        return Ok(1);
+    };
     match literal.base10_parse() {
         Ok(version) if version > 0 => Ok(version),
         _ => Err(Error::new(
             literal.span(),
-            format!("a version is a number from 1 to {}, such as `version = 2`", u32::MAX),
+            format!(
+                "a version is a number from 1 to {}, such as `version = 2`",
+                u32::MAX
+            ),
         )),
     }
 }
@@ -144,7 +153,10 @@ impl<'a> Target<'a> {
             Data::Struct(data) => Some(&data.fields),
             Data::Enum(_) | Data::Union(_) => None,
         };
-        Self { ident: &input.ident, fields }
+        Self {
+            ident: &input.ident,
+            fields,
+        }
     }
 
     /// The field that `path` names. Only its first segment can be looked up: the rest belongs
@@ -166,19 +178,28 @@ impl<'a> Target<'a> {
             Some(field) => members[0] = located(field, span),
             None => return Err(error(self.no_such_field(role, path, fields))),
         }
-        Ok(FieldPath { text: path.to_owned(), members, span })
+        Ok(FieldPath {
+            text: path.to_owned(),
+            members,
+            span,
+        })
     }
 
     fn no_such_field(&self, role: &str, path: &str, fields: &Fields) -> String {
         let first = path.split('.').next().unwrap_or(path);
-        let names = fields.members().map(|member| format!("`{}`", name(&member)));
+        let names = fields
+            .members()
+            .map(|member| format!("`{}`", name(&member)));
         let names = names.collect::<Vec<_>>().join(", ");
         let there = if names.is_empty() {
             "it has no fields".to_owned()
         } else {
             format!("its fields are {names}")
         };
-        format!("`{}` has no field `{first}` for its {role}; {there}", self.ident)
+        format!(
+            "`{}` has no field `{first}` for its {role}; {there}",
+            self.ident
+        )
     }
 }
 
@@ -199,11 +220,18 @@ fn member(segment: &str, span: Span) -> Result<Member> {
     let bare = segment.strip_prefix("r#").unwrap_or(segment);
     let parsed = Ident::parse_any.parse_str(bare);
     if parsed.is_err() {
-        return Err(Error::new(span, format!("`{segment}` is not the name of a field")));
+        return Err(Error::new(
+            span,
+            format!("`{segment}` is not the name of a field"),
+        ));
     }
     // What parses only as "any" identifier is a keyword.
     let keyword = syn::parse_str::<Ident>(bare).is_err();
-    let ident = if keyword { Ident::new_raw(bare, span) } else { Ident::new(bare, span) };
+    let ident = if keyword {
+        Ident::new_raw(bare, span)
+    } else {
+        Ident::new(bare, span)
+    };
     Ok(Member::Named(ident))
 }
 

@@ -20,6 +20,7 @@ mod waiter;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -37,9 +38,12 @@ use crate::stream::Stream;
 pub use crate::options::MemoryOptions;
 
 /// One connection to a bus in memory. Connections of one name share the bus; each closes alone.
+#[derive(Clone)]
 pub struct MemoryEngine {
     bus: Arc<Bus>,
     link: watch::Sender<Link>,
+    /// What the link says last, where every message can look at no cost.
+    closed: Arc<AtomicBool>,
 }
 
 /// What connections share.
@@ -64,14 +68,11 @@ impl MemoryEngine {
             streams: RwLock::default(),
             buckets: Mutex::default(),
         })?;
-        Ok(Self { bus, link: watch::Sender::new(Link::Connected) })
+        Ok(Self { bus, link: watch::Sender::new(Link::Connected), closed: Arc::default() })
     }
 
     fn check_open(&self) -> Result<()> {
-        match *self.link.borrow() {
-            Link::Closed => Err(closed()),
-            _ => Ok(()),
-        }
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 
     /// The stream, if the connection is open and it exists.
@@ -150,6 +151,7 @@ impl Engine for MemoryEngine {
     }
 
     fn close(&self) -> Boxed<'_, ()> {
+        self.closed.store(true, Ordering::Release);
         self.link.send_replace(Link::Closed);
         Box::pin(std::future::ready(()))
     }

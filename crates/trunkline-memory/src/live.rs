@@ -141,7 +141,7 @@ impl Live for MemoryEngine {
 
     fn route(&self, subject: &Subject) -> Arc<dyn Route> {
         Arc::new(MemoryRoute {
-            engine: MemoryEngine { bus: Arc::clone(&self.bus), link: self.link.clone() },
+            engine: self.clone(),
             subject: subject.clone(),
             resolved: RwLock::new((u64::MAX, Targets::default())),
         })

@@ -18,6 +18,7 @@ use crate::consumer::{Consumer, ConsumerHandle};
 use crate::event::{Class, Event, EventInfo};
 use crate::layer::{HandleLayer, PublishLayer};
 use crate::publish::{Destination, Publisher};
+use crate::raw::RawPlace;
 
 /// A connection to an event bus.
 ///
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) consumers: Mutex<Vec<ConsumerHandle>>,
     states: RwLock<FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     destinations: RwLock<FxHashMap<TypeId, Arc<Destination>>>,
+    pub(crate) raw_places: RwLock<FxHashMap<SmolStr, RawPlace>>,
 }
 
 impl Bus {
@@ -85,6 +87,7 @@ impl Bus {
                 consumers: Mutex::default(),
                 states: RwLock::default(),
                 destinations: RwLock::default(),
+                raw_places: RwLock::default(),
             }),
         }
     }

@@ -15,6 +15,7 @@
 
 mod dead_letter;
 mod member;
+mod pool;
 mod receiver;
 mod retry;
 mod turn;
@@ -175,6 +176,7 @@ impl Consumer {
         let shared = Arc::new(Shared {
             bus: self.bus.clone(),
             name: name.clone(),
+            streams: sources.iter().map(|source| source.stream.clone()).collect(),
             handlers,
             layers: self.layers,
             rules: self.rules,
@@ -266,6 +268,8 @@ type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>
 struct Shared {
     bus: Bus,
     name: Name,
+    /// The stream of each source of the member.
+    streams: Vec<Name>,
     handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
     layers: Vec<Arc<dyn HandleLayer>>,
     rules: Vec<Rule>,

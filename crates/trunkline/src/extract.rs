@@ -35,11 +35,11 @@ pub trait FromDelivery: Sized {
 
 /// What came with an event. It derefs to its [`Envelope`].
 #[derive(Clone, Debug)]
-pub struct Meta(Arc<Incoming>);
+pub struct Meta(Incoming);
 
 impl Meta {
     pub(crate) fn new(incoming: Incoming) -> Self {
-        Self(Arc::new(incoming))
+        Self(incoming)
     }
 
     /// Headers beside the event.
@@ -78,7 +78,7 @@ impl Deref for Meta {
 
 impl FromDelivery for Meta {
     fn from_delivery(delivered: &Delivered) -> Result<Self, Failure> {
-        Ok(Self(Arc::clone(delivered.incoming())))
+        Ok(Self(Incoming::clone(delivered.incoming())))
     }
 
     fn check(_: &Bus) -> Result<()> {
@@ -145,7 +145,7 @@ pub struct Context {
 impl Context {
     /// What came with the event.
     pub fn meta(&self) -> Meta {
-        Meta(Arc::clone(self.delivered.incoming()))
+        Meta(Incoming::clone(self.delivered.incoming()))
     }
 
     /// Which attempt this is, from 1.

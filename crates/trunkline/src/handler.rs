@@ -19,6 +19,12 @@ use crate::raw::Incoming;
 pub struct Delivered {
     pub(crate) incoming: Arc<Incoming>,
     pub(crate) attempt: u32,
+    pub(crate) member: Arc<MemberContext>,
+}
+
+/// What is the same for every event of one member.
+#[derive(Debug)]
+pub(crate) struct MemberContext {
     pub(crate) consumer: Name,
     pub(crate) bus: Bus,
     pub(crate) stopping: watch::Receiver<bool>,
@@ -37,17 +43,17 @@ impl Delivered {
 
     /// The consumer.
     pub fn consumer(&self) -> &Name {
-        &self.consumer
+        &self.member.consumer
     }
 
     /// The bus.
     pub fn bus(&self) -> &Bus {
-        &self.bus
+        &self.member.bus
     }
 
     pub(crate) async fn stopping(&self) {
         // An error means that the consumer is gone, which is as stopped as it gets.
-        let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
+        let _ = self.member.stopping.clone().wait_for(|stopping| *stopping).await;
     }
 }
 
@@ -100,7 +106,7 @@ impl<E: Event> EventArgument for E {
 
     fn from_envelope(envelope: &Envelope) -> Result<Self> {
         match envelope.data() {
-            Data::Value(value) => decode::<E>(value.encode()?.as_bytes(), envelope),
+            Data::Value(value) => decode(value.encode()?.as_bytes(), envelope),
             _ => decode_data(envelope),
         }
     }
@@ -127,13 +133,10 @@ pub(crate) fn decode_shared<E: Event>(envelope: &Envelope) -> Result<Arc<E>> {
 
 fn decode_data<E: Event>(envelope: &Envelope) -> Result<E> {
     match envelope.data() {
-        Data::Json(json) => decode(json.as_bytes(), envelope),
         // A unit struct is written as `null`, which a sender may as well leave out.
         Data::None => decode(b"null", envelope),
-        _ => Err(Error::new(
-            ErrorKind::Decode,
-            format!("event {} has data of {:?}, not JSON", envelope.id(), envelope.content_type().unwrap_or("no type")),
-        )),
+        // Also JSON that came without its media type, as other SDKs' binary mode sends it.
+        data => decode(&data.to_bytes()?, envelope),
     }
 }
 

@@ -38,7 +38,9 @@ use trunkline_core::engine::Boxed;
 use crate::bus::Inner;
 use crate::failure::Failure;
 use crate::handler::{Delivered, Registered};
-use crate::publish::{Outgoing, Published, send_all};
+use crate::publish::{Published, send_all};
+
+pub use crate::publish::Outgoing;
 
 /// Something around publishing and emitting: it sees whole batches, may change or refuse items,
 /// and learns what became of them.

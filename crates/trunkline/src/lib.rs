@@ -55,7 +55,7 @@ pub use trunkline_macros::Event;
 pub use bus::Bus;
 pub use connect::{Connect, TopologyMode};
 pub use consumer::{Consumer, ConsumerHandle, Retry};
-pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText};
+pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
 pub use failure::{Classify, Disposition, Failure, FailureExt};
 pub use handler::{Delivered, Handler};

@@ -10,6 +10,7 @@ use smol_str::SmolStr;
 use trunkline_core::engine::{Append, AppendMode, Batch, Expect, Message, Outcome, Route, Seq};
 use trunkline_core::error::Cause;
 use trunkline_core::wire::Body;
+use trunkline_core::envelope::ValueType;
 use trunkline_core::{
     Attribute, Data, Envelope, Error, ErrorKind, EventId, Headers, Name, Result, SharedValue, Subject, Timestamp,
 };
@@ -68,8 +69,8 @@ impl Published {
 /// An event on its way out, as layers see it.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The event.
-    pub envelope: Envelope,
+    /// The event; `Arc::make_mut` changes it, and copies nothing while nobody else has it.
+    pub envelope: Arc<Envelope>,
     /// Headers beside it.
     pub headers: Headers,
     pub(crate) subject: Subject,
@@ -131,33 +132,40 @@ impl Destination {
         self.stream.as_ref()
     }
 
-    fn outgoing<E: Event>(&self, inner: &Inner, event: E, options: Options) -> Result<Outgoing> {
+    fn outgoing<E: Event>(&self, inner: &Inner, event: Arc<E>, options: Options) -> Result<Outgoing> {
         let subject = match &self.subject {
             Some(subject) => subject.clone(),
-            None => E::SUBJECT.subject(&event)?.below(inner.root(self.info.class))?,
+            None => E::SUBJECT.subject(&*event)?.below(inner.root(self.info.class))?,
         };
-        let key = match options.key {
-            None => event.key().map(SmolStr::from),
-            key => key,
+        let Options { id, key, time, correlation, headers, rare, fault } = options;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        let key = match key.or_else(|| event.key().map(SmolStr::from)) {
+            Some(key) => Some(checked_key(key)?).filter(|key| !key.is_empty()),
+            None => None,
         };
         let now = inner.clock.now();
-        let id = options.id.unwrap_or_else(|| EventId::generate(now));
-        let value = SharedValue::new(Arc::new(event), encode::<E>);
-        let mut envelope =
-            Envelope::new(id, inner.settings.source.clone(), self.event_type.clone(), Data::Value(value))?
-                .with_time(options.time.unwrap_or(now))
-                .with_version(self.info.version);
-        if let Some(key) = key {
-            envelope = envelope.with_key(checked_key(key)?);
+        let mut envelope = Arc::new(Envelope::root(
+            id.unwrap_or_else(|| EventId::generate(now)),
+            inner.settings.source.clone(),
+            self.event_type.clone(),
+            time.unwrap_or(now),
+            self.info.version,
+            key,
+            Data::Value(SharedValue::new(event, const { &ValueType::of::<E>(encode::<E>) })),
+        ));
+        if correlation.is_some() || rare.is_some() {
+            let mut own = Arc::unwrap_or_clone(envelope);
+            if let Some(id) = correlation {
+                own = own.with_correlation(id);
+            }
+            if let Some(set) = rare {
+                own = set(own)?;
+            }
+            envelope = Arc::new(own);
         }
-        envelope = match options.correlation {
-            Some(id) => envelope.with_correlation(id),
-            None => envelope.with_own_correlation(),
-        };
-        if let Some(set) = options.rare {
-            envelope = set(envelope)?;
-        }
-        Ok(Outgoing { envelope, headers: options.headers, subject, stream: self.stream.clone() })
+        Ok(Outgoing { envelope, headers, subject, stream: self.stream.clone() })
     }
 }
 
@@ -194,7 +202,7 @@ struct Options {
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Sending<E, V> {
     bus: Bus,
-    event: E,
+    event: Arc<E>,
     options: Options,
     verb: PhantomData<fn() -> V>,
 }
@@ -209,7 +217,7 @@ pub struct Emit;
 
 impl<E: Event, V> Sending<E, V> {
     fn new(bus: &Bus, event: E) -> Self {
-        Self { bus: bus.clone(), event, options: Options::default(), verb: PhantomData }
+        Self { bus: bus.clone(), event: Arc::new(event), options: Options::default(), verb: PhantomData }
     }
 
     /// Adds a header beside the event.
@@ -272,10 +280,7 @@ impl<E: Event, V> Sending<E, V> {
         self
     }
 
-    async fn run(mut self) -> Result<Published> {
-        if let Some(fault) = self.options.fault.take() {
-            return Err(fault);
-        }
+    async fn run(self) -> Result<Published> {
         let destination = self.bus.destination::<E>()?;
         let outgoing = destination.outgoing(&self.bus.inner, self.event, self.options)?;
         Ok(send_one(&self.bus.inner, outgoing, destination.route.as_ref()).await)
@@ -377,27 +382,31 @@ impl<E: Event> Publisher<E> {
     ///
     /// # Errors
     /// Those of [`Bus::publish`].
-    pub async fn publish(&self, event: E) -> Result<Receipt>
+    pub fn publish(&self, event: E) -> impl Future<Output = Result<Receipt>> + Send
     where
         E::Delivery: Stored,
     {
-        self.send(event).await?.stored()
+        let sending = self.send(event);
+        async { sending.await?.stored() }
     }
 
     /// As [`Bus::emit`].
     ///
     /// # Errors
     /// Those of [`Bus::emit`].
-    pub async fn emit(&self, event: E) -> Result<EventId>
+    pub fn emit(&self, event: E) -> impl Future<Output = Result<EventId>> + Send
     where
         E::Delivery: Unstored,
     {
-        sent(self.send(event).await?)
+        let sending = self.send(event);
+        async { sent(sending.await?) }
     }
 
-    async fn send(&self, event: E) -> Result<Published> {
-        let outgoing = self.destination.outgoing(&self.bus.inner, event, Options::default())?;
-        Ok(send_one(&self.bus.inner, outgoing, self.destination.route.as_ref()).await)
+    fn send(&self, event: E) -> impl Future<Output = Result<Published>> + Send {
+        // Shared before the future exists, so that the value is moved once and not from state to
+        // state.
+        let outgoing = self.destination.outgoing(&self.bus.inner, Arc::new(event), Options::default());
+        async { Ok(send_one(&self.bus.inner, outgoing?, self.destination.route.as_ref()).await) }
     }
 
     /// As [`Bus::publish_batch`].
@@ -408,7 +417,8 @@ impl<E: Event> Publisher<E> {
     where
         E::Delivery: Stored,
     {
-        let outgoing = |event| self.destination.outgoing(&self.bus.inner, event, Options::default());
+        let outgoing =
+            |event| self.destination.outgoing(&self.bus.inner, Arc::new(event), Options::default());
         let prepared = events.into_iter().map(outgoing).collect();
         Ok(send_prepared(&self.bus.inner, prepared).await)
     }
@@ -500,7 +510,7 @@ async fn append_run(inner: &Inner, stream: &Name, run: Vec<Outgoing>, failed_key
     let mut batch = Batch::with_capacity(run.len());
     for outgoing in run {
         let id = outgoing.envelope.id().clone();
-        let key = outgoing.envelope.key().map(SmolStr::from);
+        let key = outgoing.envelope.shared_key();
         if key.as_ref().is_some_and(|key| failed_keys.contains(key)) {
             let error = Error::new(ErrorKind::BehindFailed, "an earlier event of its key was not stored; publish that first");
             published.push(Some(Published::Refused(error.about(id))));
@@ -543,11 +553,11 @@ fn published(id: EventId, stream: &Name, outcome: Outcome) -> Published {
 fn append(outgoing: Outgoing) -> Append {
     Append {
         subject: outgoing.subject,
-        key: outgoing.envelope.key().map(SmolStr::from),
+        key: outgoing.envelope.shared_key(),
         id: Some(outgoing.envelope.id().clone()),
         expect: Expect::Any,
         headers: outgoing.headers,
-        body: Body::Event(Arc::new(outgoing.envelope)),
+        body: Body::Event(outgoing.envelope),
     }
 }
 
@@ -556,6 +566,6 @@ fn message(outgoing: Outgoing) -> Message {
         subject: outgoing.subject,
         reply: None,
         headers: outgoing.headers,
-        body: Body::Event(Arc::new(outgoing.envelope)),
+        body: Body::Event(outgoing.envelope),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smol_str::SmolStr;
-use trunkline_core::engine::{Position, Seq, StoredEvent};
+use trunkline_core::engine::{Message, Position, Seq, StoredEvent};
 use trunkline_core::{Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp};
 
 use crate::bus::{Bus, CatalogueEntry, Inner};
@@ -44,6 +44,11 @@ impl Incoming {
             subject: event.subject,
             stored: Some(Stored { stream: stream.clone(), seq: event.seq, at: event.at }),
         })
+    }
+
+    pub(crate) fn live(message: Message) -> Result<Self> {
+        let envelope = message.body.to_event(&message.headers)?;
+        Ok(Self { envelope, headers: message.headers, subject: message.subject, stored: None })
     }
 }
 
@@ -195,39 +200,61 @@ impl Bus {
 
 impl Inner {
     fn prepare(&self, RawEvent { mut envelope, headers }: RawEvent) -> Result<Outgoing> {
-        let event_type = EventType::new(envelope.event_type())?;
-        self.catalogue.check(&event_type)?;
-        let known = self.catalogue.types.get(event_type.as_str());
-        let class = known.map_or(Class::Durable, |entry| entry.info.class);
-        let mut subject = event_type.subject().clone();
-        if let Some(entry) = known {
-            let (own, key) = read(entry, &envelope)?;
-            subject = own;
-            if let (None, Some(key)) = (envelope.key(), key) {
-                envelope = envelope.with_key(key);
-            }
-        }
-        if let Some(key) = envelope.key() {
-            checked_key(key.into())?;
-        }
-        let subject = subject.below(self.root(class))?;
-        let stream = match class {
-            Class::Ephemeral => None,
-            Class::Durable | Class::Command => {
-                let stream = self.stream_of(&subject.clone().into()).cloned();
-                Some(stream.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::NotStored,
-                        format!("no stream stores {subject}, so {event_type:?} would be lost; give a stream a filter that covers it"),
-                    )
-                })?)
-            }
-        };
         if envelope.time().is_none() {
             envelope = envelope.with_time(self.clock.now());
         }
-        Ok(Outgoing { envelope, headers, subject, stream })
+        let place = match self.catalogue.types.get(envelope.event_type()) {
+            None => self.raw_place(envelope.event_type())?,
+            Some(entry) => {
+                let (subject, key) = read(entry, &envelope)?;
+                if let (None, Some(key)) = (envelope.key(), key) {
+                    envelope = envelope.with_key(key);
+                }
+                let subject = subject.below(self.root(entry.info.class))?;
+                let stored = entry.info.class != Class::Ephemeral;
+                let stream = stored.then(|| self.stored_in(&subject, envelope.event_type())).transpose()?;
+                RawPlace { subject, stream }
+            }
+        };
+        if let Some(key) = envelope.shared_key() {
+            checked_key(key)?;
+        }
+        Ok(Outgoing { envelope: Arc::new(envelope), headers, subject: place.subject, stream: place.stream })
     }
+
+    /// Where events of a type without a catalogue go. Kept, because most events have a type that
+    /// came before; not beyond a limit, because types come from outside.
+    fn raw_place(&self, event_type: &str) -> Result<RawPlace> {
+        const MAX_KEPT: usize = 10_000;
+        if let Some(place) = self.raw_places.read().get(event_type) {
+            return Ok(place.clone());
+        }
+        let checked = EventType::new(event_type)?;
+        self.catalogue.check(&checked)?;
+        let subject = checked.subject().below(self.root(Class::Durable))?;
+        let place = RawPlace { stream: Some(self.stored_in(&subject, event_type)?), subject };
+        let mut kept = self.raw_places.write();
+        if kept.len() < MAX_KEPT {
+            kept.insert(event_type.into(), place.clone());
+        }
+        Ok(place)
+    }
+
+    fn stored_in(&self, subject: &Subject, event_type: &str) -> Result<Name> {
+        self.stream_of(&subject.clone().into()).cloned().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotStored,
+                format!("no stream stores {subject}, so {event_type:?} would be lost; give a stream a filter that covers it"),
+            )
+        })
+    }
+}
+
+/// Where an event goes, root included.
+#[derive(Clone)]
+pub(crate) struct RawPlace {
+    subject: Subject,
+    stream: Option<Name>,
 }
 
 fn read(entry: &CatalogueEntry, envelope: &Envelope) -> Result<(Subject, Option<SmolStr>)> {

@@ -101,6 +101,26 @@ impl<T> Subscription<T> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
+    /// Waits for an item, then adds to `out` what else is ready, at most `max`; gives how many.
+    /// None once the bus is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn recv_many(&mut self, max: usize, out: &mut Vec<Item<T>>) -> usize {
+        std::future::poll_fn(|cx| {
+            let before = out.len();
+            while out.len() - before < max {
+                match self.poll_recv(cx) {
+                    Poll::Ready(Some(item)) => out.push(item),
+                    Poll::Pending if out.len() == before => return Poll::Pending,
+                    Poll::Pending | Poll::Ready(None) => break,
+                }
+            }
+            Poll::Ready(out.len() - before)
+        })
+        .await
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
         let mut open = false;
         for step in 0..self.readers.len() {
@@ -149,154 +169,127 @@ impl<T> fmt::Debug for Subscription<T> {
 }
 
 /// One engine reader, polled: it is asked for a batch whenever the last one is used up.
-pub(crate) struct Reader {
-    source: Source,
-    ready: VecDeque<Item<Incoming>>,
-}
-
-/// The reader at rest, or the future that has it and gives it back with what it read.
-enum Source {
-    Stored { stream: Name, state: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>> },
-    Live { state: Asked<Box<dyn Listener>, Message, Heard> },
-}
-
-enum Asked<R, I, A> {
-    Idle(R, Vec<I>),
-    Busy(Boxed<'static, (R, Vec<I>, A)>),
-    Ended,
+pub(crate) enum Reader {
+    Stored { stream: Name, asked: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>> },
+    Live { asked: Asked<Box<dyn Listener>, Message, Heard> },
 }
 
 impl Reader {
     pub(crate) fn stored(stream: Name, follow: Box<dyn Follow>) -> Self {
-        let source = Source::Stored { stream, state: Asked::Idle(follow, Vec::new()) };
-        Self { source, ready: VecDeque::new() }
+        Self::Stored { stream, asked: Asked::new(follow) }
     }
 
     pub(crate) fn live(listener: Box<dyn Listener>) -> Self {
-        Self { source: Source::Live { state: Asked::Idle(listener, Vec::new()) }, ready: VecDeque::new() }
+        Self::Live { asked: Asked::new(listener) }
     }
 
     fn is_drained(&self) -> bool {
-        self.ready.is_empty()
+        match self {
+            Self::Stored { asked, .. } => asked.received.is_empty(),
+            Self::Live { asked } => asked.received.is_empty(),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Incoming>>> {
-        loop {
-            if let Some(item) = self.ready.pop_front() {
-                return Poll::Ready(Some(item));
-            }
-            let open = match &mut self.source {
-                Source::Stored { stream, state } => {
-                    let answer = ready!(state.poll(cx, |mut follow, mut out| {
-                        Box::pin(async move {
-                            let answer = follow.next(CREDIT, &mut out).await;
-                            (follow, out, answer)
-                        })
-                    }));
-                    read_stored(stream, answer, &mut self.ready, state)
+        match self {
+            Self::Stored { stream, asked } => loop {
+                if let Some(event) = asked.received.pop_front() {
+                    return Poll::Ready(Some(event_or_invalid(Incoming::stored(stream, event))));
                 }
-                Source::Live { state } => {
-                    let answer = ready!(state.poll(cx, |mut listener, mut out| {
-                        Box::pin(async move {
-                            let answer = listener.receive(CREDIT.items, &mut out).await;
-                            (listener, out, answer)
-                        })
-                    }));
-                    read_live(answer, &mut self.ready, state)
+                let answer = ready!(asked.poll(cx, |mut follow, mut out| {
+                    Box::pin(async move {
+                        let answer = follow.next(CREDIT, &mut out).await;
+                        (follow, out, answer)
+                    })
+                }));
+                let item = match answer {
+                    Some(Ok(Followed::Events { .. })) => continue,
+                    Some(Ok(Followed::Gap(gap))) => Some(Item::Gap { stream: stream.clone(), gap }),
+                    // An engine mends its own readers; what it cannot mend ends this one, said aloud.
+                    Some(Err(error)) => {
+                        asked.state = State::Ended;
+                        Some(Item::Invalid(error))
+                    }
+                    Some(Ok(Followed::Closed)) | None => {
+                        asked.state = State::Ended;
+                        None
+                    }
+                };
+                return Poll::Ready(item);
+            },
+            Self::Live { asked } => loop {
+                if let Some(message) = asked.received.pop_front() {
+                    return Poll::Ready(Some(event_or_invalid(Incoming::live(message))));
                 }
-            };
-            if !open {
-                return Poll::Ready(None);
-            }
+                let answer = ready!(asked.poll(cx, |mut listener, mut out| {
+                    Box::pin(async move {
+                        let answer = listener.receive(CREDIT.items, &mut out).await;
+                        (listener, out, answer)
+                    })
+                }));
+                let item = match answer {
+                    // Nothing was asked, so that nobody answers means nothing.
+                    Some(Heard::Messages(_) | Heard::NoResponders) => continue,
+                    Some(Heard::Lagged { at_least }) => Some(Item::Lagged { at_least }),
+                    Some(Heard::Resumed) => Some(Item::Resumed),
+                    Some(Heard::Closed) | None => {
+                        asked.state = State::Ended;
+                        None
+                    }
+                };
+                return Poll::Ready(item);
+            },
         }
     }
 }
 
+fn event_or_invalid(incoming: Result<Incoming>) -> Item<Incoming> {
+    match incoming {
+        Ok(incoming) => Item::Event(incoming),
+        Err(error) => Item::Invalid(error),
+    }
+}
+
+/// A reader that is asked for a batch, with what it gave last.
+pub(crate) struct Asked<R, I, A> {
+    state: State<R, I, A>,
+    received: VecDeque<I>,
+}
+
+/// The reader at rest, or the future that has it and gives it back with what it read.
+enum State<R, I, A> {
+    Idle(R),
+    Busy(Boxed<'static, (R, Vec<I>, A)>),
+    Ended,
+}
+
 impl<R, I, A> Asked<R, I, A> {
+    fn new(reader: R) -> Self {
+        Self { state: State::Idle(reader), received: VecDeque::new() }
+    }
+
     /// Asks, or goes on waiting for the answer. `None` once ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         ask: impl FnOnce(R, Vec<I>) -> Boxed<'static, (R, Vec<I>, A)>,
     ) -> Poll<Option<A>> {
-        let mut busy = match std::mem::replace(self, Asked::Ended) {
-            Asked::Idle(reader, out) => ask(reader, out),
-            Asked::Busy(busy) => busy,
-            Asked::Ended => return Poll::Ready(None),
+        let mut busy = match std::mem::replace(&mut self.state, State::Ended) {
+            // The emptied buffer is used again; turning one into the other moves nothing.
+            State::Idle(reader) => ask(reader, std::mem::take(&mut self.received).into()),
+            State::Busy(busy) => busy,
+            State::Ended => return Poll::Ready(None),
         };
         match busy.as_mut().poll(cx) {
             Poll::Pending => {
-                *self = Asked::Busy(busy);
+                self.state = State::Busy(busy);
                 Poll::Pending
             }
             Poll::Ready((reader, out, answer)) => {
-                *self = Asked::Idle(reader, out);
+                self.state = State::Idle(reader);
+                self.received = out.into();
                 Poll::Ready(Some(answer))
             }
         }
     }
-
-    fn received(&mut self) -> impl Iterator<Item = I> {
-        match self {
-            Asked::Idle(_, out) => Some(out.drain(..)),
-            _ => None,
-        }
-        .into_iter()
-        .flatten()
-    }
-}
-
-fn read_stored(
-    stream: &Name,
-    answer: Option<Result<Followed>>,
-    ready: &mut VecDeque<Item<Incoming>>,
-    state: &mut Asked<Box<dyn Follow>, StoredEvent, Result<Followed>>,
-) -> bool {
-    match answer {
-        Some(Ok(Followed::Events { .. })) => {
-            ready.extend(state.received().map(|event| match Incoming::stored(stream, event) {
-                Ok(incoming) => Item::Event(incoming),
-                Err(error) => Item::Invalid(error),
-            }));
-        }
-        Some(Ok(Followed::Gap(gap))) => ready.push_back(Item::Gap { stream: stream.clone(), gap }),
-        Some(Err(error)) => {
-            // An engine mends its own readers; what it cannot mend ends this one, said aloud.
-            ready.push_back(Item::Invalid(error));
-            *state = Asked::Ended;
-        }
-        Some(Ok(Followed::Closed)) | None => {
-            *state = Asked::Ended;
-            return false;
-        }
-    }
-    true
-}
-
-fn read_live(
-    answer: Option<Heard>,
-    ready: &mut VecDeque<Item<Incoming>>,
-    state: &mut Asked<Box<dyn Listener>, Message, Heard>,
-) -> bool {
-    match answer {
-        Some(Heard::Messages(_)) => ready.extend(state.received().map(|message| {
-            match message.body.to_event(&message.headers) {
-                Ok(envelope) => Item::Event(Incoming {
-                    envelope,
-                    headers: message.headers,
-                    subject: message.subject,
-                    stored: None,
-                }),
-                Err(error) => Item::Invalid(error),
-            }
-        })),
-        Some(Heard::Lagged { at_least }) => ready.push_back(Item::Lagged { at_least }),
-        Some(Heard::Resumed) => ready.push_back(Item::Resumed),
-        Some(Heard::NoResponders) => {} // Nothing was asked.
-        Some(Heard::Closed) | None => {
-            *state = Asked::Ended;
-            return false;
-        }
-    }
-    true
 }

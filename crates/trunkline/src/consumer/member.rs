@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
-use super::turn::{Turn, run};
+use super::pool::Pool;
+use super::turn::Turn;
 use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
 use crate::failure::{Disposition, Failure, disposition};
+use crate::handler::MemberContext;
 
+/// Events that may wait for their turn, however few run at once.
+const MIN_WINDOW: usize = 256;
 /// Bytes of fetched events that wait for their turn at most.
 const MAX_QUEUED_BYTES: usize = 16 << 20;
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
@@ -23,7 +25,7 @@ const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
 
 /// Where a member gets its events from: one consumer of one stream.
 pub(super) struct Source {
-    stream: Name,
+    pub(super) stream: Name,
     feed: Box<dyn Feed>,
     settler: Arc<dyn Settler>,
     fetched: Vec<Delivery>,
@@ -44,9 +46,7 @@ pub(super) struct Member {
     report: watch::Sender<Option<StopReport>>,
     stopping: watch::Sender<bool>,
     concurrency: usize,
-    queue: VecDeque<Turn>,
-    running: JoinSet<Result<(), Failure>>,
-    turns: FxHashMap<Id, Turn>,
+    pool: Pool,
     /// Between two attempts, by when they are due; the number keeps equal times apart.
     waiting: BTreeMap<(Instant, u64), Turn>,
     waits: u64,
@@ -58,7 +58,7 @@ pub(super) struct Member {
 
 enum Next {
     Control,
-    Finished(Result<(Id, Result<(), Failure>), JoinError>),
+    Finished,
     Fetched(usize, Result<Fetched>),
     Due,
     Renew,
@@ -72,16 +72,20 @@ impl Member {
         report: watch::Sender<Option<StopReport>>,
     ) -> Self {
         let concurrency = control.borrow().concurrency;
+        let stopping = watch::Sender::new(false);
+        let context = MemberContext {
+            consumer: shared.name.clone(),
+            bus: shared.bus.clone(),
+            stopping: stopping.subscribe(),
+        };
         Self {
             concurrency,
+            pool: Pool::new(Arc::clone(&shared), Arc::new(context), concurrency),
             shared,
             sources,
             control,
             report,
-            stopping: watch::Sender::new(false),
-            queue: VecDeque::new(),
-            running: JoinSet::new(),
-            turns: FxHashMap::default(),
+            stopping,
             waiting: BTreeMap::new(),
             waits: 0,
             dead: VecDeque::new(),
@@ -111,7 +115,6 @@ impl Member {
         loop {
             self.start_due();
             self.bury().await;
-            self.start_queued();
             self.flush().await?;
             let credit = self.credit();
             let due = self.next_due();
@@ -121,7 +124,7 @@ impl Member {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "nobody holds this member any more"))?;
                     Next::Control
                 }
-                Some(finished) = self.running.join_next_with_id() => Next::Finished(finished),
+                () = self.pool.finished() => Next::Finished,
                 () = sleep_until(due) => Next::Due,
                 _ = renewal.tick() => Next::Renew,
                 (source, fetched) = fetch(&mut self.sources, credit), if credit.items > 0 => {
@@ -130,17 +133,15 @@ impl Member {
             };
             match next {
                 Next::Control => {
-                    let control = self.control.borrow_and_update();
-                    self.concurrency = control.concurrency;
-                    if control.stop.is_some() {
+                    let Control { stop, concurrency } = self.control.borrow_and_update().clone();
+                    if stop.is_some() {
                         return Ok(());
                     }
+                    self.concurrency = concurrency;
+                    self.pool.set_limit(concurrency);
                 }
-                Next::Finished(finished) => {
-                    self.finished(finished);
-                    while let Some(finished) = self.running.try_join_next_with_id() {
-                        self.finished(finished);
-                    }
+                Next::Finished => {
+                    self.finished();
                 }
                 Next::Fetched(source, fetched) => self.fetched(source, fetched?)?,
                 Next::Due => {}
@@ -151,11 +152,11 @@ impl Member {
 
     /// How much to fetch: enough to keep the handlers busy while the next batch comes.
     fn credit(&self) -> Credit {
-        let window = (2 * self.concurrency).max(64);
-        let queued_bytes: usize = self.queue.iter().map(|turn| turn.event.body.rough_bytes()).sum();
+        let window = (2 * self.concurrency).max(MIN_WINDOW);
+        let (queued, queued_bytes) = self.pool.queued();
         let blocked = !self.dead.is_empty() || self.waiting.len() >= MAX_WAITING || queued_bytes >= MAX_QUEUED_BYTES;
         // Half a window at least, so that a fetch is worth its while.
-        let room = window.saturating_sub(self.queue.len());
+        let room = window.saturating_sub(queued);
         let items = if blocked || room < window / 2 { 0 } else { room };
         Credit { items, bytes: MAX_QUEUED_BYTES - queued_bytes.min(MAX_QUEUED_BYTES) }
     }
@@ -164,7 +165,7 @@ impl Member {
         let from = &mut self.sources[source];
         match fetched {
             Fetched::Deliveries(_) => {
-                self.queue.extend(from.fetched.drain(..).map(|delivery| Turn::new(source, delivery)));
+                self.pool.push(from.fetched.drain(..).map(|delivery| Turn::new(source, delivery)));
                 Ok(())
             }
             Fetched::Gap(gap) => {
@@ -191,36 +192,21 @@ impl Member {
         while let Some(entry) = self.waiting.first_entry()
             && entry.key().0 <= now
         {
-            self.queue.push_front(entry.remove());
+            self.pool.push_front(entry.remove());
         }
     }
 
-    fn start_queued(&mut self) {
-        while self.running.len() < self.concurrency
-            && let Some(turn) = self.queue.pop_front()
-        {
-            let running = run(
-                Arc::clone(&self.shared),
-                self.sources[turn.source].stream.clone(),
-                turn.event.clone(),
-                turn.failures + 1,
-                self.stopping.subscribe(),
-            );
-            let id = self.running.spawn(running).id();
-            self.turns.insert(id, turn);
+    /// Decides what becomes of the turns that have finished, and says how many those are.
+    fn finished(&mut self) -> usize {
+        let finished = self.pool.take_finished();
+        let count = finished.len();
+        for (turn, result) in finished {
+            match result {
+                Ok(()) => self.settle(&turn, Settle::Ack),
+                Err(failure) => self.failed(turn, failure),
+            }
         }
-    }
-
-    fn finished(&mut self, finished: Result<(Id, Result<(), Failure>), JoinError>) {
-        let (id, result) = match finished {
-            Ok((id, result)) => (id, result),
-            Err(error) => (error.id(), Err(ended(error))),
-        };
-        let Some(turn) = self.turns.remove(&id) else { return };
-        match result {
-            Ok(()) => self.settle(&turn, Settle::Ack),
-            Err(failure) => self.failed(turn, failure),
-        }
+        count
     }
 
     fn settle(&mut self, turn: &Turn, settle: Settle) {
@@ -317,10 +303,9 @@ impl Member {
     /// Renews the lease on everything that this member holds.
     async fn renew(&mut self) {
         let mut held: Vec<Batch<(Token, Settle)>> = vec![Batch::new(); self.sources.len()];
-        let queued = self.queue.iter().chain(self.turns.values()).chain(self.waiting.values());
-        for turn in queued.chain(self.dead.iter().map(|(turn, _)| turn)) {
-            held[turn.source].push((turn.token, Settle::Extend));
-        }
+        let mut hold = |turn: &Turn| held[turn.source].push((turn.token, Settle::Extend));
+        self.pool.each(&mut hold);
+        self.waiting.values().chain(self.dead.iter().map(|(turn, _)| turn)).for_each(hold);
         for (source, held) in self.sources.iter_mut().zip(held) {
             if held.is_empty() {
                 continue;
@@ -336,40 +321,32 @@ impl Member {
         self.stopping.send_replace(true);
         let mut report = StopReport::default();
         let waiting = std::mem::take(&mut self.waiting);
-        for turn in std::mem::take(&mut self.queue).into_iter().chain(waiting.into_values()) {
+        for turn in self.pool.take_queue().into_iter().chain(waiting.into_values()) {
             report.given_back += 1;
             self.settle(&turn, Settle::GiveBack);
         }
         let mut renewal = tokio::time::interval(self.shared.ack_wait / 3);
         let end = Instant::now() + deadline;
-        let mut cancelling = false;
         loop {
-            self.bury().await;
+            report.finished += self.finished();
             if let Err(error) = self.flush().await {
                 tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
             }
+            if self.pool.is_idle() {
+                break;
+            }
             tokio::select! {
                 biased;
-                finished = self.running.join_next_with_id() => match finished {
-                    None => break,
-                    Some(Err(error)) if cancelling && error.is_cancelled() => {
-                        if let Some(turn) = self.turns.remove(&error.id()) {
-                            report.cancelled += 1;
-                            self.settle(&turn, Settle::GiveBack);
-                        }
-                    }
-                    Some(finished) => {
-                        report.finished += 1;
-                        self.finished(finished);
-                    }
-                },
-                () = tokio::time::sleep_until(end), if !cancelling => {
-                    cancelling = true;
-                    self.running.abort_all();
-                }
+                () = self.pool.finished() => {}
+                () = tokio::time::sleep_until(end) => break,
                 _ = renewal.tick() => self.renew().await,
             }
         }
+        for turn in self.pool.cancel().await {
+            report.cancelled += 1;
+            self.settle(&turn, Settle::GiveBack);
+        }
+        report.finished += self.finished();
         // What failed meanwhile waits for an attempt that another member will make, and a dead
         // letter that could not be stored is that member's to store.
         self.bury().await;
@@ -394,20 +371,6 @@ fn event_id(turn: &Turn) -> String {
 fn event_type(turn: &Turn) -> String {
     let event = turn.event.body.to_event(&turn.event.headers);
     event.map_or_else(|_| "(no CloudEvent)".to_owned(), |event| event.event_type().to_owned())
-}
-
-/// A handler that ended without a result panicked, or was cancelled from outside.
-fn ended(error: JoinError) -> Failure {
-    let panicked = error.is_panic();
-    let message = match error.try_into_panic() {
-        Ok(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            format!("the handler panicked: {}", text.unwrap_or_else(|| "(no message)".to_owned()))
-        }
-        Err(_) => "the handler was cancelled".to_owned(),
-    };
-    Failure::new(Disposition::Transient, if panicked { "panicked" } else { "cancelled" }, message)
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use trunkline_core::engine::{Delivery, StoredEvent, Token};
 use trunkline_core::{Name, Timestamp};
 
 use super::Shared;
 use crate::failure::{Disposition, Failure};
-use crate::handler::Delivered;
+use crate::handler::{Delivered, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
 
@@ -45,25 +44,19 @@ impl Turn {
 
 /// Runs the handler of one event through its layers.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: &Shared,
     stream: Name,
     event: StoredEvent,
     attempt: u32,
-    stopping: watch::Receiver<bool>,
+    context: &Arc<MemberContext>,
 ) -> Result<(), Failure> {
     let incoming = Incoming::stored(&stream, event)
         .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
     let event_type = incoming.envelope.event_type();
     let Some(handler) = shared.handlers.get(event_type) else {
-        let message = format!("this member of consumer {} has no handler for {event_type:?}", shared.name);
+        let message = format!("this member of consumer {} has no handler for {event_type:?}", context.consumer);
         return Err(Failure::new(Disposition::Transient, "unsupported_type", message));
     };
-    let delivered = Delivered {
-        incoming: Arc::new(incoming),
-        attempt,
-        consumer: shared.name.clone(),
-        bus: shared.bus.clone(),
-        stopping,
-    };
+    let delivered = Delivered { incoming: Arc::new(incoming), attempt, member: Arc::clone(context) };
     HandleNext { layers: &shared.layers, handler: handler.as_ref() }.run(delivered).await
 }

@@ -1,0 +1,297 @@
+//! The delivery contract as data: every promise a [`Property`], run unchanged on every engine.
+//!
+//! An engine joins with a [`Harness`] and [`contract_suite!`](crate::contract_suite). A property
+//! whose capability the engine does not declare becomes the check that using the feature is
+//! refused with a typed error, or, where there is nothing to use, is listed as not declared.
+//!
+//! Nothing here sleeps in order to wait. Absence is shown by a marker event that comes later on
+//! the same way. Where the engine allows it time is virtual, so that a test that would hang runs
+//! into the end of its (virtual) hour at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a property that panics has failed: that is its report")]
+
+mod harness;
+mod matrix;
+
+mod consume;
+mod publish;
+mod replay;
+mod seam;
+mod secrets;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use trunkline::core::engine::{Boxed, Capabilities, Durability};
+
+pub use harness::{Harness, MemoryHarness, Trial};
+pub use matrix::matrix;
+
+/// How long a property may take: of virtual time, where nothing waits in earnest, and of real.
+const VIRTUAL_LIMIT: Duration = Duration::from_secs(3_600);
+const REAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// One promise of the contract.
+pub struct Property {
+    /// Its number in the contract: `P1`, `C14`; `E…` are promises of the seam.
+    pub id: &'static str,
+    /// The name of its test.
+    pub name: &'static str,
+    /// What it promises, in a sentence.
+    pub title: &'static str,
+    /// Whether an engine with these capabilities makes the promise.
+    pub needs: fn(&Capabilities) -> bool,
+    /// Which time it runs in.
+    pub time: Time,
+    /// Panics unless the engine keeps the promise.
+    pub run: fn(Trial) -> Boxed<'static, ()>,
+    /// For an engine that does not make the promise: panics unless the feature is refused.
+    pub refused: Option<fn(Trial) -> Boxed<'static, ()>>,
+}
+
+/// Which time a property runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// Virtual, on one thread, where the engine allows it.
+    Virtual,
+    /// Real, on several threads: for what is about running at once.
+    Real,
+}
+
+/// What became of a property on an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Declared and kept.
+    Kept,
+    /// Not declared, and using it is refused with a typed error.
+    Refused,
+    /// Not declared, and there is nothing to use.
+    NotDeclared,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Kept => "yes",
+            Verdict::Refused => "refused",
+            Verdict::NotDeclared => "—",
+        })
+    }
+}
+
+impl Property {
+    /// Runs it on an engine, on a runtime of its own.
+    ///
+    /// # Panics
+    /// When the engine does not keep the promise.
+    pub fn check(&self, harness: &Arc<dyn Harness>) -> Verdict {
+        let is_virtual = self.time == Time::Virtual && harness.allows_virtual_time();
+        let runtime = if is_virtual {
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()
+        } else {
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()
+        };
+        let limit = if is_virtual { VIRTUAL_LIMIT } else { REAL_LIMIT };
+        runtime.expect("a runtime").block_on(async {
+            let trial = Trial::new(Arc::clone(harness), is_virtual);
+            let declared = (self.needs)(&trial.engine().await.capabilities());
+            let (run, verdict) = match (declared, self.refused) {
+                (true, _) => (self.run, Verdict::Kept),
+                (false, Some(refused)) => (refused, Verdict::Refused),
+                (false, None) => return Verdict::NotDeclared,
+            };
+            // On a task, as programs run: what is not `Send` or starves others shows.
+            let running = tokio::spawn(run(trial));
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(())) => verdict,
+                Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => panic!("{} on {} was not done after {limit:?}", self.name, harness.name()),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Property").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The property of that name.
+///
+/// # Panics
+/// When there is none.
+pub fn property(name: &str) -> &'static Property {
+    PROPERTIES.iter().find(|property| property.name == name).unwrap_or_else(|| panic!("there is no property {name}"))
+}
+
+type Result = std::result::Result<Verdict, String>;
+type Slot = Arc<OnceLock<Result>>;
+
+/// What was found out in this process, so that the matrix does not run everything again.
+static FOUND: Mutex<BTreeMap<(String, &'static str), Slot>> = Mutex::new(BTreeMap::new());
+
+/// Runs a property on an engine, once in a process, and says what came of it.
+fn verdict(property: &'static Property, harness: &Arc<dyn Harness>) -> Result {
+    let slot = Arc::clone(FOUND.lock().entry((harness.name().to_owned(), property.name)).or_default());
+    let found = slot.get_or_init(|| {
+        catch_unwind(AssertUnwindSafe(|| property.check(harness))).map_err(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".to_owned())
+        })
+    });
+    found.clone()
+}
+
+/// Runs one property: the body of each test that [`contract_suite!`](crate::contract_suite) makes.
+///
+/// # Panics
+/// When the engine does not keep the promise.
+pub fn run_one(harness: &Arc<dyn Harness>, name: &str) {
+    if let Err(failure) = verdict(property(name), harness) {
+        panic!("{name} on {}: {failure}", harness.name());
+    }
+}
+
+fn always(_: &Capabilities) -> bool {
+    true
+}
+
+fn survives_crash(capabilities: &Capabilities) -> bool {
+    capabilities.durability >= Durability::Crash
+}
+
+fn shares_values(capabilities: &Capabilities) -> bool {
+    capabilities.shares_values
+}
+
+macro_rules! contract {
+    (($d:tt) $($name:ident in $group:ident, $time:ident, $needs:ident $(else $refused:ident)?: $id:literal $title:literal;)*) => {
+        /// Every promise, in the order of the contract.
+        pub const PROPERTIES: &[Property] = &[$(
+            Property {
+                id: $id,
+                name: stringify!($name),
+                title: $title,
+                needs: $needs,
+                time: Time::$time,
+                run: |trial| Box::pin($group::$name(trial)),
+                refused: contract!(@refused $group $($refused)?),
+            },
+        )*];
+
+        /// Makes one `#[test]` for each property of the [`contract`](crate::contract), run against
+        /// the engine of a harness, which is an `Arc` of a [`Harness`](crate::contract::Harness).
+        #[macro_export]
+        macro_rules! contract_suite {
+            ($d harness:expr) => {$(
+                #[test]
+                fn $name() {
+                    let harness: ::std::sync::Arc<dyn $d crate::contract::Harness> = $d harness;
+                    $d crate::contract::run_one(&harness, stringify!($name));
+                }
+            )*};
+        }
+    };
+    (@refused $group:ident) => { None };
+    (@refused $group:ident $refused:ident) => { Some(|trial| Box::pin($group::$refused(trial))) };
+}
+
+contract! { ($)
+    p1_a_published_event_arrives_once_and_whole in publish, Virtual, always: "P1"
+        "A published event arrives once, with equal attributes, headers and payload";
+    p1_sizes_up_to_the_limit_pass_and_one_byte_more_is_refused in publish, Virtual, always: "P1"
+        "Messages from 0 bytes to the limit pass; one byte more is a typed error and harms nothing";
+    p1_line_breaks_in_headers_are_refused in publish, Virtual, always: "P1"
+        "A header with a line break is refused before anything is sent";
+    p2_ten_thousand_mixed_subscriptions_get_exactly_their_own in publish, Virtual, always: "P2"
+        "`*` is one token and `>` one or more: 10 000 mixed subscriptions get exactly their own";
+    p3_a_batch_keeps_its_order_and_each_item_its_outcome in publish, Virtual, always: "P3"
+        "A batch is stored in order; what is malformed or too large harms nobody else";
+    p3_behind_a_refused_event_its_key_waits in publish, Virtual, always: "P3"
+        "When a stream is full, later items of a refused item's key are held back";
+    p4_a_repeated_id_is_stored_once in publish, Virtual, always: "P4"
+        "Within the duplicate window an id is stored once";
+    p4_stored_events_survive_a_crash in publish, Real, survives_crash: "P4"
+        "What was stored is there after every connection is gone";
+    p5_a_topology_that_would_lose_events_is_refused_at_start in publish, Virtual, always: "P5"
+        "Types that no stream stores, overlapping streams and roots are refused when the bus starts";
+    p6_a_slow_subscriber_loses_its_own_oldest_and_learns_of_it in publish, Virtual, always: "P6"
+        "A slow ephemeral subscriber loses its own oldest and is told; a fast one gets everything";
+    p7_closing_after_the_last_publish_loses_nothing in publish, Virtual, always: "P7"
+        "Closing right after the last publish loses nothing; close is idempotent; later use is a typed error";
+    p8_fifty_publishers_and_ten_subscribers_at_once in publish, Real, always: "P8"
+        "50 publishers × 5 000 events × 10 subscribers at once: each gets every event once, in order";
+    p8_twenty_subjects_at_once in publish, Real, always: "P8"
+        "20 subjects × 100 events at once: each subscriber gets exactly its set";
+    p9_shared_values_are_never_encoded in publish, Virtual, shares_values else an_unwritable_event_is_refused: "E1"
+        "Values are handed over without encoding them";
+
+    c1_two_consumers_each_get_every_event in consume, Virtual, always: "C1"
+        "Two consumers each get every event";
+    c1_members_of_a_consumer_share_its_events in consume, Virtual, always: "C1"
+        "The members of a consumer share its events, each event to one member";
+    c1_members_added_and_stopped_in_turn_lose_nothing in consume, Virtual, always: "C1"
+        "Members added and stopped in turn lose nothing and repeat nothing";
+    c2_a_cleanly_restarted_consumer_sees_no_finished_event_again in consume, Virtual, always: "C2"
+        "Process 1 000, stop cleanly, start again: zero of them return";
+    c3_concurrency_is_never_exceeded_and_follows_its_setting in consume, Virtual, always: "C3"
+        "What runs never exceeds the concurrency; raising and lowering it takes effect";
+    c3_what_a_member_holds_is_bounded in consume, Virtual, always: "C3"
+        "What a member holds never exceeds its window";
+    c4_a_handler_sees_its_attempts_counted in consume, Virtual, always: "C4"
+        "A handler that fails twice and then succeeds sees attempts 1, 2, 3";
+    c5_a_permanent_error_is_a_dead_letter_on_attempt_1 in consume, Virtual, always: "C5"
+        "A permanent error dead-letters on attempt 1";
+    c5_the_last_attempt_dead_letters_and_a_panic_is_a_failure in consume, Virtual, always: "C5"
+        "The last allowed attempt dead-letters; a panic is a failure, not the end of the worker";
+    c5_what_cannot_be_decoded_is_kept_byte_for_byte in consume, Virtual, always: "C5"
+        "An undecodable payload dead-letters with its bytes intact";
+    c6_a_waiting_retry_holds_no_slot in consume, Virtual, always: "C6"
+        "An event that waits for another attempt does not keep others from running";
+    c7_a_long_handler_is_delivered_once in consume, Virtual, always: "C7"
+        "A handler longer than three ack waits is delivered once";
+    c9_stopping_gives_back_at_once in consume, Virtual, always: "C9"
+        "Stopping with a deadline gives back at once what has not started or was cancelled";
+
+    c14_replay_from_every_position_is_exact_and_ordered in replay, Virtual, always: "C14"
+        "Replay from first, sequence, time, last n and last per subject is exact and ordered";
+    c14_filters_apply in replay, Virtual, always: "C14"
+        "Replay gives exactly what its filter matches";
+    c14_replay_disturbs_no_consumer in replay, Virtual, always: "C14"
+        "Replay leaves every durable consumer as it was";
+    c14_a_trimmed_start_is_a_gap in replay, Virtual, always: "C14"
+        "A trimmed start is reported as a gap, not skipped";
+
+    e2_append_keeps_expectations_and_atomic_batches_whole in seam, Virtual, always: "E2"
+        "Expectations of an append hold; an atomic batch is stored whole or not at all";
+    e3_follow_has_no_gaps_and_dropping_it_loses_nothing in seam, Virtual, always: "E3"
+        "A follower sees every event once, in order, also when its calls are cancelled";
+    e4_a_lease_that_ends_moves_the_event_to_whoever_waits in seam, Virtual, always: "E4"
+        "When a lease ends, its event goes to a member that was waiting already";
+    e4_leases_are_extended_given_back_and_never_settled_twice in seam, Virtual, always: "E4"
+        "Extended leases hold, what is given back returns at once, stale leases settle nothing";
+    e4_a_cancelled_fetch_leases_nothing in seam, Virtual, always: "E4"
+        "A fetch that is cancelled leases nothing";
+    e5_a_work_queue_forgets_what_is_done in seam, Virtual, always: "E5"
+        "A command leaves its stream when it is acknowledged, and not before";
+    e6_a_commit_happens_whole_or_not_at_all in seam, Virtual, always: "E6"
+        "A commit whose fences do not hold changes nothing; one that repeats is recognised";
+    e6_racing_commits_behind_one_fence_have_one_winner in seam, Real, always: "E6"
+        "Of commits that race behind one fence, exactly one wins each round";
+    e7_a_scan_pages_through_everything_written in seam, Virtual, always: "E7"
+        "A scan pages through every key once, and sees what its caller wrote";
+    e8_a_watch_misses_nothing in seam, Virtual, always: "E8"
+        "A watch tells the present state, then every change, deletion and expiry";
+    e9_live_groups_share_and_askers_learn_that_nobody_listens in seam, Virtual, always: "E9"
+        "Listeners that share take turns; a request that nobody hears says so";
+    e10_a_closed_engine_says_so in seam, Virtual, always: "E10"
+        "After closing, the link says so, waiting readers end and calls are typed errors";
+
+    b2_no_credential_is_ever_printed in secrets, Virtual, always: "B2"
+        "No error, description or log line prints a credential";
+}

@@ -1,0 +1,18 @@
+//! A handler that returns a value.
+
+use serde::{Deserialize, Serialize};
+use trunkline::{Bus, Event};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "order.placed")]
+struct OrderPlaced;
+
+async fn bill(_order: OrderPlaced) -> u64 {
+    0
+}
+
+fn start(bus: &Bus) {
+    let _ = bus.consumer("billing").on(bill);
+}
+
+fn main() {}
