@@ -97,7 +97,10 @@ impl Envelope {
         key: Option<SmolStr>,
         data: Data,
     ) -> Self {
-        debug_assert!(!source.is_empty() && !event_type.is_empty(), "CloudEvents forbids it");
+        debug_assert!(
+            !source.is_empty() && !event_type.is_empty(),
+            "CloudEvents forbids it"
+        );
         Self {
             id,
             source,
@@ -141,9 +144,9 @@ impl Envelope {
         self.key.as_deref()
     }
 
-    /// The key without copying its text.
-    pub fn shared_key(&self) -> Option<SmolStr> {
-        self.key.clone()
+    /// The key whose order the event keeps. An empty key is kept as an attribute but orders nothing.
+    pub fn ordering_key(&self) -> Option<SmolStr> {
+        self.key.clone().filter(|key| !key.is_empty())
     }
 
     /// `correlationid`: the id of the event that began it all.
@@ -430,8 +433,6 @@ impl Attribute {
 mod tests {
     use super::*;
 
-
-
     #[test]
     fn a_root_event_correlates_with_itself() {
         let id = EventId::new("e1").unwrap();
@@ -466,5 +467,4 @@ mod tests {
         );
         assert!(add(full, Envelope::MAX_EXTENSIONS).is_err());
     }
-
 }

@@ -201,16 +201,32 @@ impl EventType {
         let encoded: Cow<'_, str> = if text.bytes().all(|byte| is_plain(byte) || byte == b'.') {
             Cow::Borrowed(text)
         } else {
-            Cow::Owned(text.split('.').map(encode_token).collect::<Vec<_>>().join("."))
+            Cow::Owned(
+                text.split('.')
+                    .map(encode_token)
+                    .collect::<Vec<_>>()
+                    .join("."),
+            )
         };
         let tokens = encoded.split('.').count();
         let fault = if encoded.split('.').any(str::is_empty) {
             Some("it has an empty token".to_owned())
         } else if tokens > Self::MAX_TOKENS {
-            Some(format!("it has {tokens} tokens, the limit is {}", Self::MAX_TOKENS))
+            Some(format!(
+                "it has {tokens} tokens, the limit is {}",
+                Self::MAX_TOKENS
+            ))
         } else if encoded.len() > Self::MAX_BYTES {
-            Some(format!("it needs {} bytes, the limit is {}", encoded.len(), Self::MAX_BYTES))
-        } else if encoded.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+            Some(format!(
+                "it needs {} bytes, the limit is {}",
+                encoded.len(),
+                Self::MAX_BYTES
+            ))
+        } else if encoded
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             Some("its last token is all digits".to_owned())
         } else {
             None

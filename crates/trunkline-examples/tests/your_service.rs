@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use trunkline::{Bus, Context, Event, FailureExt, State};
+use trunkline::{Bus, Context, Event, Failure, Retry, State};
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "order.placed", key = "order_id")]
@@ -21,18 +21,25 @@ struct OrderBilled {
 // guide: service
 /// What is tested: it takes a bus and does not know which one.
 async fn start_billing(bus: &Bus) -> trunkline::Result<()> {
-    bus.consumer("billing").on(bill).start().await?;
+    let hourly = Retry::fixed(24, Duration::from_secs(3600));
+    bus.consumer("billing")
+        .retry(hourly)
+        .on(bill)
+        .start()
+        .await?;
     Ok(())
 }
 
-async fn bill(order: OrderPlaced, cx: Context) -> Result<(), trunkline::Failure> {
+async fn bill(order: OrderPlaced, cx: Context) -> Result<(), Failure> {
     if cx.attempt() == 1 {
-        return Err("the bank is busy".snooze(Duration::from_secs(3600)));
+        return Err("the bank is busy".into());
     }
-    if cx.attempt() > 5 {
-        return Err("the bank never answers".permanent());
-    }
-    cx.bus().publish(OrderBilled { order_id: order.order_id }).caused_by(&cx.meta()).await?;
+    cx.bus()
+        .publish(OrderBilled {
+            order_id: order.order_id,
+        })
+        .caused_by(&cx.meta())
+        .await?;
     Ok(())
 }
 // guide: end
@@ -51,9 +58,17 @@ async fn an_order_is_billed_an_hour_later() -> trunkline::Result<()> {
         .await?;
     start_billing(&bus).await?;
 
-    bus.publish(OrderPlaced { order_id: "o-1".into() }).await?;
+    bus.publish(OrderPlaced {
+        order_id: "o-1".into(),
+    })
+    .await?;
 
-    assert_eq!(seen.recv().await, Some(OrderBilled { order_id: "o-1".into() }));
+    assert_eq!(
+        seen.recv().await,
+        Some(OrderBilled {
+            order_id: "o-1".into()
+        })
+    );
     bus.close().await
 }
 // guide: end

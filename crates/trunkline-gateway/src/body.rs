@@ -76,16 +76,27 @@ impl Shape {
 /// # Errors
 /// [`ErrorKind::TooLarge`] above the limit, [`ErrorKind::InvalidEvent`] if it breaks off.
 pub(crate) async fn collect(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Bytes> {
-    let too_large = || Error::new(ErrorKind::TooLarge, format!("the body is larger than the limit of {max_bytes} bytes"));
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if headers.contains_key(header::EXPECT) && announced.is_some_and(|length: usize| length > max_bytes) {
+    let too_large = || {
+        Error::new(
+            ErrorKind::TooLarge,
+            format!("the body is larger than the limit of {max_bytes} bytes"),
+        )
+    };
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    if headers.contains_key(header::EXPECT)
+        && announced.is_some_and(|length: usize| length > max_bytes)
+    {
         return Err(too_large()); // The client waits for leave, so it has sent nothing yet.
     }
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).min(max_bytes));
     let mut received = 0_usize;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Error::new(ErrorKind::InvalidEvent, "the body broke off").caused_by(error))?;
+        let chunk = chunk.map_err(|error| {
+            Error::new(ErrorKind::InvalidEvent, "the body broke off").caused_by(error)
+        })?;
         received += chunk.len();
         if received <= max_bytes {
             whole.extend_from_slice(&chunk);
@@ -97,7 +108,11 @@ pub(crate) async fn collect(headers: &HeaderMap, body: Body, max_bytes: usize) -
             whole = BytesMut::new();
         }
     }
-    if received > max_bytes { Err(too_large()) } else { Ok(whole.freeze()) }
+    if received > max_bytes {
+        Err(too_large())
+    } else {
+        Ok(whole.freeze())
+    }
 }
 
 /// The events of a body, each in its place, those that are none as errors.
@@ -124,15 +139,30 @@ pub(crate) fn events(
 }
 
 fn binary(headers: &HeaderMap, body: &Bytes) -> Result<Envelope> {
-    let text = |(name, value): (&header::HeaderName, &header::HeaderValue)| match str::from_utf8(value.as_bytes()) {
+    let text = |(name, value): (&header::HeaderName, &header::HeaderValue)| match str::from_utf8(
+        value.as_bytes(),
+    ) {
         Ok(value) => Ok((name.as_str().to_owned(), value.to_owned())),
-        Err(error) => {
-            Err(Error::new(ErrorKind::InvalidEvent, format!("header `{name}` is not UTF-8")).caused_by(error))
-        }
+        Err(error) => Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("header `{name}` is not UTF-8"),
+        )
+        .caused_by(error)),
     };
-    let ours = |(name, _): &(&header::HeaderName, _)| name.as_str().starts_with("ce-") || *name == header::CONTENT_TYPE;
-    let headers: Vec<_> = headers.iter().filter(ours).map(text).collect::<Result<_>>()?;
-    decode_binary(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), body)
+    let ours = |(name, _): &(&header::HeaderName, _)| {
+        name.as_str().starts_with("ce-") || *name == header::CONTENT_TYPE
+    };
+    let headers: Vec<_> = headers
+        .iter()
+        .filter(ours)
+        .map(text)
+        .collect::<Result<_>>()?;
+    decode_binary(
+        headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+        body,
+    )
 }
 
 fn bare(query: &Query, bus_source: &str, data: &Bytes) -> Result<Envelope> {
@@ -148,24 +178,38 @@ fn bare(query: &Query, bus_source: &str, data: &Bytes) -> Result<Envelope> {
     })
 }
 
-fn lines(body: &Bytes, max_events: usize, event: impl Fn(Bytes) -> Result<Envelope>) -> Result<Vec<Result<Envelope>>> {
+fn lines(
+    body: &Bytes,
+    max_events: usize,
+    event: impl Fn(Bytes) -> Result<Envelope>,
+) -> Result<Vec<Result<Envelope>>> {
     let lines = || {
         let numbered = body.split(|byte| *byte == b'\n').enumerate();
-        numbered.map(|(index, line)| (index + 1, line.trim_ascii())).filter(|(_, line)| !line.is_empty())
+        numbered
+            .map(|(index, line)| (index + 1, line.trim_ascii()))
+            .filter(|(_, line)| !line.is_empty())
     };
     if lines().nth(max_events).is_some() {
         return Err(too_many(max_events));
     }
     // Each event has its own copy, so that one of them does not keep the whole body in memory.
-    let read = |(number, line)| event(Bytes::copy_from_slice(line)).map_err(|error| error.at(format_args!("line {number}")));
+    let read = |(number, line)| {
+        event(Bytes::copy_from_slice(line)).map_err(|error| error.at(format_args!("line {number}")))
+    };
     Ok(lines().map(read).collect())
 }
 
 fn batch(body: &Bytes, max_events: usize) -> Result<Vec<Result<Envelope>>> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let elements = reader.deserialize_seq(Elements { max_events }).and_then(|elements| reader.end().map(|()| elements));
+    let elements = reader
+        .deserialize_seq(Elements { max_events })
+        .and_then(|elements| reader.end().map(|()| elements));
     let elements = elements.map_err(|error| {
-        Error::new(ErrorKind::InvalidEvent, "the body is not a JSON array of events").caused_by(error)
+        Error::new(
+            ErrorKind::InvalidEvent,
+            "the body is not a JSON array of events",
+        )
+        .caused_by(error)
     })?;
     let elements = elements.ok_or_else(|| too_many(max_events))?;
     let read = |(index, element): (usize, &RawValue)| {
@@ -188,14 +232,21 @@ impl<'de> Visitor<'de> for Elements {
         f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(
+        self,
+        mut seq: A,
+    ) -> std::result::Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
         while let Some(element) = seq.next_element::<&RawValue>()? {
             if elements.len() < self.max_events {
                 elements.push(element);
                 continue;
             }
-            while seq.next_element::<serde::de::IgnoredAny>().map_err(A::Error::custom)?.is_some() {}
+            while seq
+                .next_element::<serde::de::IgnoredAny>()
+                .map_err(A::Error::custom)?
+                .is_some()
+            {}
             return Ok(None);
         }
         Ok(Some(elements))
@@ -203,7 +254,10 @@ impl<'de> Visitor<'de> for Elements {
 }
 
 fn too_many(max_events: usize) -> Error {
-    Error::new(ErrorKind::OverLimit, format!("the request has more than {max_events} events; split it"))
+    Error::new(
+        ErrorKind::OverLimit,
+        format!("the request has more than {max_events} events; split it"),
+    )
 }
 
 #[cfg(test)]
@@ -212,18 +266,36 @@ mod tests {
 
     #[test]
     fn the_shape_is_told_by_content_type_then_attributes_then_type() {
-        let check = |content_type: &str, attribute: bool, event_type: bool, expected: Option<Shape>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-            if attribute {
-                headers.insert("ce-specversion", "1.0".parse().unwrap());
-            }
-            let query = Query { event_type: event_type.then(|| "a.b".to_owned()), ..Query::default() };
-            let shape = Shape::of(&headers, &query);
-            assert_eq!(shape.as_ref().ok(), expected.as_ref(), "{content_type} {attribute} {event_type}");
-        };
-        check("application/cloudevents+json; charset=utf-8", true, true, Some(Shape::Structured));
-        check("Application/CloudEvents-Batch+JSON", true, false, Some(Shape::Batch));
+        let check =
+            |content_type: &str, attribute: bool, event_type: bool, expected: Option<Shape>| {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
+                if attribute {
+                    headers.insert("ce-specversion", "1.0".parse().unwrap());
+                }
+                let query = Query {
+                    event_type: event_type.then(|| "a.b".to_owned()),
+                    ..Query::default()
+                };
+                let shape = Shape::of(&headers, &query);
+                assert_eq!(
+                    shape.as_ref().ok(),
+                    expected.as_ref(),
+                    "{content_type} {attribute} {event_type}"
+                );
+            };
+        check(
+            "application/cloudevents+json; charset=utf-8",
+            true,
+            true,
+            Some(Shape::Structured),
+        );
+        check(
+            "Application/CloudEvents-Batch+JSON",
+            true,
+            false,
+            Some(Shape::Batch),
+        );
         check("application/x-ndjson", false, false, Some(Shape::Lines));
         check("application/x-ndjson", false, true, Some(Shape::BareLines));
         check("application/json", true, true, Some(Shape::Binary));
@@ -238,18 +310,50 @@ mod tests {
     #[test]
     fn a_bad_line_refuses_only_itself_and_is_named() {
         let body = Bytes::from_static(b"1\r\n\n{\"half\": \n\xff\n4");
-        let query = Query { event_type: Some("a.b".to_owned()), ..Query::default() };
+        let query = Query {
+            event_type: Some("a.b".to_owned()),
+            ..Query::default()
+        };
         let events = lines(&body, 4, |line| bare(&query, "/s", &line)).unwrap();
-        let told: Vec<_> = events.iter().map(|event| event.as_ref().map_err(|error| error.message()[..6].to_owned()).is_ok()).collect();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| {
+                event
+                    .as_ref()
+                    .map_err(|error| error.message()[..6].to_owned())
+                    .is_ok()
+            })
+            .collect();
         assert_eq!(told, [true, false, false, true]);
-        assert!(events[1].as_ref().unwrap_err().message().starts_with("line 3: "));
-        assert!(events[2].as_ref().unwrap_err().message().starts_with("line 4: "));
-        assert_eq!(lines(&body, 3, |line| bare(&query, "/s", &line)).unwrap_err().kind(), ErrorKind::OverLimit);
+        assert!(
+            events[1]
+                .as_ref()
+                .unwrap_err()
+                .message()
+                .starts_with("line 3: ")
+        );
+        assert!(
+            events[2]
+                .as_ref()
+                .unwrap_err()
+                .message()
+                .starts_with("line 4: ")
+        );
+        assert_eq!(
+            lines(&body, 3, |line| bare(&query, "/s", &line))
+                .unwrap_err()
+                .kind(),
+            ErrorKind::OverLimit
+        );
     }
 
     #[test]
     fn a_batch_is_one_array_of_limited_length() {
-        let kind = |body: &'static str| batch(&Bytes::from_static(body.as_bytes()), 2).map(|events| events.len()).map_err(|error| error.kind());
+        let kind = |body: &'static str| {
+            batch(&Bytes::from_static(body.as_bytes()), 2)
+                .map(|events| events.len())
+                .map_err(|error| error.kind())
+        };
         assert_eq!(kind("[]"), Ok(0));
         assert_eq!(kind(" [1, {}] "), Ok(2));
         assert_eq!(kind("[1, 2, 3]"), Err(ErrorKind::OverLimit));

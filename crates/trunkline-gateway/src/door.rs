@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Router, middleware};
 use tokio::sync::watch;
 use trunkline::{Bus, Link, Result};
 
@@ -49,7 +49,14 @@ impl Door {
     pub fn new(bus: Bus, config: DoorConfig) -> Result<Self> {
         let policy = Policy::new(&config.allow_hosts, &config.allow_origins)?;
         let closing = watch::Sender::new(false);
-        Ok(Self { shared: Arc::new(Shared { bus, config, policy, closing }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                bus,
+                config,
+                policy,
+                closing,
+            }),
+        })
     }
 
     /// The routes, to be nested in another program or served by it. They check `Host` and
@@ -71,7 +78,7 @@ impl Door {
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .layer(from_fn_with_state(Arc::new(policy), guard))
-            .layer::<middleware::MapResponseLayer<_, (), (Response,)>>(map_response(no_sniffing))
+            .layer(map_response(no_sniffing))
             .with_state(self.clone())
     }
 
@@ -99,21 +106,32 @@ impl Door {
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("bus", &self.shared.bus).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("bus", &self.shared.bus)
+            .finish_non_exhaustive()
     }
 }
 
 async fn no_route(uri: Uri) -> Problem {
-    let detail = format!("there is no {}; there are /v1/events, /healthz and /readyz", uri.path());
+    let detail = format!(
+        "there is no {}; there are /v1/events, /healthz and /readyz",
+        uri.path()
+    );
     Problem::plain(StatusCode::NOT_FOUND, detail)
 }
 
 async fn no_method(method: Method, uri: Uri) -> Problem {
-    Problem::plain(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+    Problem::plain(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {method}", uri.path()),
+    )
 }
 
 /// What is an event to us must not become a script or a page to a browser that guesses.
 async fn no_sniffing(mut response: Response) -> Response {
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }

@@ -9,7 +9,9 @@ use futures_util::{FutureExt, Stream, stream};
 use serde_json::json;
 use tokio::sync::watch;
 use trunkline::core::wire::encode_structured;
-use trunkline::{Bus, Error, ErrorKind, Filter, Gap, Incoming, Item, Name, Result, Seq, Start, Subscription};
+use trunkline::{
+    Bus, Error, ErrorKind, Filter, Gap, Incoming, Item, Name, Result, Seq, Start, Subscription,
+};
 
 use crate::door::Door;
 use crate::problem::Fault;
@@ -44,11 +46,21 @@ impl Format {
 pub(crate) enum Found {
     Event(Box<Incoming>),
     /// Retention removed events before they were read.
-    Gap { stream: Name, gap: Gap },
+    Gap {
+        stream: Name,
+        gap: Gap,
+    },
     /// Something stored is no event, or a stream could not be read on.
-    Invalid { place: Option<(Name, Seq)>, error: Error },
+    Invalid {
+        place: Option<(Name, Seq)>,
+        error: Error,
+    },
     /// The stream was made anew: what the reader had seen is not of this one.
-    Reset { stream: Name, asked: Seq, next: Seq },
+    Reset {
+        stream: Name,
+        asked: Seq,
+        next: Seq,
+    },
 }
 
 /// Where the events come from.
@@ -77,7 +89,9 @@ impl Source {
     fn ready(&mut self) -> Option<Found> {
         match self {
             Self::Range(range) => range.page.pop_front(),
-            Self::Follow(subscription) => subscription.recv().now_or_never().flatten().and_then(found),
+            Self::Follow(subscription) => {
+                subscription.recv().now_or_never().flatten().and_then(found)
+            }
         }
     }
 }
@@ -102,7 +116,12 @@ pub(crate) struct RangeReader {
 
 impl RangeReader {
     pub(crate) fn new(bus: Bus, filter: Filter, places: Vec<Place>) -> Self {
-        Self { bus, filter, rest: places.into(), page: VecDeque::new() }
+        Self {
+            bus,
+            filter,
+            rest: places.into(),
+            page: VecDeque::new(),
+        }
     }
 
     async fn next(&mut self) -> Result<Option<Found>> {
@@ -110,24 +129,44 @@ impl RangeReader {
             if let Some(found) = self.page.pop_front() {
                 return Ok(Some(found));
             }
-            let Some(place) = self.rest.front_mut() else { return Ok(None) };
+            let Some(place) = self.rest.front_mut() else {
+                return Ok(None);
+            };
             if place.next >= place.tail {
                 self.rest.pop_front();
                 continue;
             }
-            let range = self.bus.read(&place.stream, &self.filter, Start::Seq(place.next), PAGE_EVENTS).await?;
+            let range = self
+                .bus
+                .read(
+                    &place.stream,
+                    &self.filter,
+                    Start::Seq(place.next),
+                    PAGE_EVENTS,
+                )
+                .await?;
             if range.next <= place.next {
                 let fault = format!("reading {} stands still at {}", place.stream, place.next);
                 return Err(Error::new(ErrorKind::Internal, fault));
             }
             place.next = range.next;
             let stream = &place.stream;
-            self.page.extend(range.gap.map(|gap| Found::Gap { stream: stream.clone(), gap }));
-            let before_tail = range.events.into_iter().take_while(|(seq, _)| *seq < place.tail);
-            self.page.extend(before_tail.map(|(seq, event)| match event {
-                Ok(event) => Found::Event(Box::new(event)),
-                Err(error) => Found::Invalid { place: Some((stream.clone(), seq)), error },
+            self.page.extend(range.gap.map(|gap| Found::Gap {
+                stream: stream.clone(),
+                gap,
             }));
+            let before_tail = range
+                .events
+                .into_iter()
+                .take_while(|(seq, _)| *seq < place.tail);
+            self.page
+                .extend(before_tail.map(|(seq, event)| match event {
+                    Ok(event) => Found::Event(Box::new(event)),
+                    Err(error) => Found::Invalid {
+                        place: Some((stream.clone(), seq)),
+                        error,
+                    },
+                }));
         }
     }
 }
@@ -156,7 +195,8 @@ impl Feed {
         if format == Format::Sse {
             // Without data it is no event, but it sets the id: a client that loses the connection
             // before the first event resumes where it began, and not at what is new by then.
-            feed.out.extend_from_slice(format!("id: {}\n\n", feed.seen).as_bytes());
+            feed.out
+                .extend_from_slice(format!("id: {}\n\n", feed.seen).as_bytes());
         }
         feed
     }
@@ -164,7 +204,8 @@ impl Feed {
     /// Says something to people that programs do not see.
     pub(crate) fn remark(&mut self, text: &str) {
         if self.format == Format::Sse {
-            self.out.extend_from_slice(format!(": {text}\n\n").as_bytes());
+            self.out
+                .extend_from_slice(format!(": {text}\n\n").as_bytes());
         }
     }
 
@@ -174,7 +215,10 @@ impl Feed {
     }
 
     /// The chunks of the body. A failure breaks the body off, so that nobody takes it for whole.
-    pub(crate) fn stream(self, source: Source) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+    pub(crate) fn stream(
+        self,
+        source: Source,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
         stream::unfold(Some((self, source)), |state| async {
             let (mut feed, mut source) = state?;
             if !feed.out.is_empty() {
@@ -227,12 +271,17 @@ impl Feed {
                         self.left = self.left.map(|left| left.saturating_sub(1));
                         self.data(None, &event);
                     }
-                    Err(error) => self.invalid(stored.map(|stored| (&stored.stream, stored.seq)), &error),
+                    Err(error) => {
+                        self.invalid(stored.map(|stored| (&stored.stream, stored.seq)), &error);
+                    }
                 }
             }
             Found::Gap { stream, gap } => {
                 self.seen.set(stream, gap.to);
-                self.note("gap", &json!({"stream": stream.as_str(), "from": gap.from, "to": gap.to}));
+                self.note(
+                    "gap",
+                    &json!({"stream": stream.as_str(), "from": gap.from, "to": gap.to}),
+                );
             }
             Found::Invalid { place, error } => {
                 if let Some((stream, seq)) = place {
@@ -240,8 +289,15 @@ impl Feed {
                 }
                 self.invalid(place.as_ref().map(|(stream, seq)| (stream, *seq)), error);
             }
-            Found::Reset { stream, asked, next } => {
-                self.note("reset", &json!({"stream": stream.as_str(), "asked": asked, "next": next}));
+            Found::Reset {
+                stream,
+                asked,
+                next,
+            } => {
+                self.note(
+                    "reset",
+                    &json!({"stream": stream.as_str(), "asked": asked, "next": next}),
+                );
             }
         }
     }
@@ -272,7 +328,17 @@ impl Feed {
             out.extend_from_slice(format!("id: {}\ndata: ", self.seen).as_bytes());
         }
         // A line break of JSON is never inside a string, so a space means the same.
-        out.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-        out.extend_from_slice(if self.format == Format::Sse { b"\n\n" } else { b"\n" });
+        out.extend(json.iter().map(|byte| {
+            if matches!(byte, b'\n' | b'\r') {
+                b' '
+            } else {
+                *byte
+            }
+        }));
+        out.extend_from_slice(if self.format == Format::Sse {
+            b"\n\n"
+        } else {
+            b"\n"
+        });
     }
 }

@@ -28,7 +28,11 @@ impl Health {
             Durability::Power => "power",
             _ => "unknown",
         };
-        Self { status, engine: engine.name(), durability }
+        Self {
+            status,
+            engine: engine.name(),
+            durability,
+        }
     }
 }
 

@@ -6,6 +6,9 @@
 //! | `GET /v1/events?filter=&from=&limit=&follow=` | reads stored events, or follows them |
 //! | `GET /healthz`, `GET /readyz` | tell whether the process lives, and whether the bus can be reached |
 //!
+//! In a URL the `>` of a filter is written `%3E`. Most clients do that themselves; `curl` does with
+//! `-G --data-urlencode 'filter=order.>'`.
+//!
 //! A [`Door`] is an [`axum::Router`] to be used inside another program, or [`serve`]d on its own.
 //! **Invariant:** nothing here knows how events are stored, ordered or retried; that is the bus's.
 //!

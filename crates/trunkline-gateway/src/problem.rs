@@ -34,7 +34,10 @@ impl IntoResponse for Problem {
         let (status, body) = match self {
             Self::Plain(status, detail) => {
                 let title = status.canonical_reason().unwrap_or_default();
-                (status, json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail}))
+                (
+                    status,
+                    json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail}),
+                )
             }
             Self::Error(error) => {
                 let status = status(error.kind());
@@ -51,7 +54,12 @@ impl IntoResponse for Problem {
                 (status, body)
             }
         };
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        (
+            status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            body.to_string(),
+        )
+            .into_response()
     }
 }
 
@@ -65,7 +73,11 @@ pub(crate) struct Fault {
 
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
-        Self { code: error.code(), title: error.kind().entry().title, detail: detail(error) }
+        Self {
+            code: error.code(),
+            title: error.kind().entry().title,
+            detail: detail(error),
+        }
     }
 }
 
@@ -89,9 +101,13 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         K::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         K::Forbidden | K::NotPermitted => StatusCode::FORBIDDEN,
         K::NoSuchStream | K::NoSuchConsumer => StatusCode::NOT_FOUND,
-        K::Conflict | K::StaleLease | K::BehindFailed | K::InUse | K::Drift | K::Overlap => StatusCode::CONFLICT,
+        K::Conflict | K::StaleLease | K::BehindFailed | K::InUse | K::Drift | K::Overlap => {
+            StatusCode::CONFLICT
+        }
         K::StreamFull => StatusCode::TOO_MANY_REQUESTS,
-        K::Closed | K::Disconnected | K::TimedOut | K::DrainIncomplete => StatusCode::SERVICE_UNAVAILABLE,
+        K::Closed | K::Disconnected | K::TimedOut | K::DrainIncomplete => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         K::Unsupported => StatusCode::NOT_IMPLEMENTED,
         K::InvalidName
         | K::InvalidSubject
@@ -127,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_detail_tells_the_cause_too() {
-        let error = Error::new(ErrorKind::InvalidEvent, "the data is not JSON").caused_by("EOF at column 7");
+        let error = Error::new(ErrorKind::InvalidEvent, "the data is not JSON")
+            .caused_by("EOF at column 7");
         assert_eq!(detail(&error), "the data is not JSON: EOF at column 7");
     }
 }

@@ -27,7 +27,12 @@ pub(crate) async fn publish(
     let (good, places) = sort(events);
     let mut published = bus.publish_raw(good).await.into_iter();
     // The engine answers for each event; were one missing, its outcome would be unknown.
-    let lost = || Published::Unknown(Error::new(trunkline::ErrorKind::Internal, "the bus gave no outcome"));
+    let lost = || {
+        Published::Unknown(Error::new(
+            trunkline::ErrorKind::Internal,
+            "the bus gave no outcome",
+        ))
+    };
     let outcomes = places.into_iter().map(|refused| match refused {
         Some(error) => Published::Refused(error),
         None => published.next().unwrap_or_else(lost),
@@ -79,7 +84,14 @@ struct Outcome {
 
 impl Answer {
     fn of(outcomes: impl Iterator<Item = Published>) -> Self {
-        let mut answer = Self { status: StatusCode::OK, stored: 0, sent: 0, refused: 0, unknown: 0, results: Vec::new() };
+        let mut answer = Self {
+            status: StatusCode::OK,
+            stored: 0,
+            sent: 0,
+            refused: 0,
+            unknown: 0,
+            results: Vec::new(),
+        };
         let mut refusals = Vec::new();
         for outcome in outcomes {
             let failed = |status, error: &Error| Outcome {
@@ -102,7 +114,11 @@ impl Answer {
                 }
                 Published::Sent(id) => {
                     answer.sent += 1;
-                    Outcome { status: "sent", id: Some(id.to_string()), ..Outcome::default() }
+                    Outcome {
+                        status: "sent",
+                        id: Some(id.to_string()),
+                        ..Outcome::default()
+                    }
                 }
                 Published::Refused(error) => {
                     answer.refused += 1;
@@ -117,7 +133,10 @@ impl Answer {
                 other => {
                     answer.unknown += 1;
                     let detail = format!("the bus answered {other:?}");
-                    failed("unknown", &Error::new(trunkline::ErrorKind::Internal, detail))
+                    failed(
+                        "unknown",
+                        &Error::new(trunkline::ErrorKind::Internal, detail),
+                    )
                 }
             });
         }
@@ -130,7 +149,11 @@ impl Answer {
 /// the refusals' own if nothing was done, else 207: look at each.
 fn summary(done: usize, refusals: &[StatusCode], unknown: usize) -> StatusCode {
     let Some(first) = refusals.first() else {
-        return if unknown == 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        return if unknown == 0 {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
     };
     if done + unknown > 0 {
         StatusCode::MULTI_STATUS
@@ -150,9 +173,15 @@ mod tests {
     #[test]
     fn one_status_stands_for_all_outcomes() {
         let check = |done, refusals: &[u16], unknown, expected| {
-            let refusals: Vec<_> = refusals.iter().map(|status| StatusCode::from_u16(*status).unwrap()).collect();
+            let refusals: Vec<_> = refusals
+                .iter()
+                .map(|status| StatusCode::from_u16(*status).unwrap())
+                .collect();
             let status = summary(done, &refusals, unknown).as_u16();
-            assert_eq!(status, expected, "{done} done, {refusals:?}, {unknown} unknown");
+            assert_eq!(
+                status, expected,
+                "{done} done, {refusals:?}, {unknown} unknown"
+            );
         };
         check(0, &[], 0, 200);
         check(3, &[], 0, 200);

@@ -16,7 +16,11 @@ use crate::door::Door;
 /// [`ErrorKind::DrainIncomplete`] when requests were still under way after
 /// [`drain_deadline_ms`](crate::DoorConfig::drain_deadline_ms); [`ErrorKind::Internal`] when the
 /// listener has no address or fails.
-pub async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    door: Door,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
     let failed = |error| Error::new(ErrorKind::Internal, "the listener failed").caused_by(error);
     let router = door.router_at(listener.local_addr().map_err(failed)?);
     let deadline = Duration::from_millis(door.shared.config.drain_deadline_ms);

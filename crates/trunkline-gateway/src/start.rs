@@ -37,7 +37,9 @@ impl FromStr for Seen {
         let refuse = || {
             Error::new(
                 ErrorKind::InvalidPosition,
-                format!("last event id {text:?} is not `stream:sequence`, or several of them with commas between"),
+                format!(
+                    "last event id {text:?} is not `stream:sequence`, or several of them with commas between"
+                ),
             )
         };
         let mut seen = BTreeMap::new();
@@ -45,7 +47,11 @@ impl FromStr for Seen {
             let (stream, seq) = part.split_once(':').ok_or_else(refuse)?;
             let stream = Name::new(stream).map_err(|_| refuse())?;
             // One more must be a sequence too: it is where reading goes on.
-            let seq = seq.parse().ok().filter(|seq| *seq < Seq::MAX).ok_or_else(refuse)?;
+            let seq = seq
+                .parse()
+                .ok()
+                .filter(|seq| *seq < Seq::MAX)
+                .ok_or_else(refuse)?;
             if seen.insert(stream, seq).is_some() {
                 return Err(refuse());
             }
@@ -75,12 +81,21 @@ pub(crate) struct Place {
 /// # Errors
 /// [`ErrorKind::MatchesNothing`], [`ErrorKind::InvalidPosition`] when the reader saw a stream that
 /// the filter does not reach, and the engine's own.
-pub(crate) async fn places(bus: &Bus, filter: &Filter, from: Start, seen: Option<&Seen>) -> Result<Vec<Place>> {
+pub(crate) async fn places(
+    bus: &Bus,
+    filter: &Filter,
+    from: Start,
+    seen: Option<&Seen>,
+) -> Result<Vec<Place>> {
     let streams = bus.streams_matching(filter)?;
-    if let Some(stray) = seen.and_then(|seen| seen.0.keys().find(|stream| !streams.contains(stream))) {
+    if let Some(stray) =
+        seen.and_then(|seen| seen.0.keys().find(|stream| !streams.contains(stream)))
+    {
         return Err(Error::new(
             ErrorKind::InvalidPosition,
-            format!("the last event id names stream {stray}, but {filter} reads {streams:?}; resume with the same filter"),
+            format!(
+                "the last event id names stream {stray}, but {filter} reads {streams:?}; resume with the same filter"
+            ),
         ));
     }
     let mut places = Vec::with_capacity(streams.len());
@@ -104,7 +119,10 @@ async fn resume(bus: &Bus, filter: &Filter, stream: Name, seen: Seq) -> Result<P
     // A bus in memory that was started again counts from 1. Waiting for sequences to come round
     // again would skip events without a word.
     let again = place(bus, filter, found.stream, Start::First).await?;
-    Ok(Place { reset: Some(seen), ..again })
+    Ok(Place {
+        reset: Some(seen),
+        ..again
+    })
 }
 
 async fn place(bus: &Bus, filter: &Filter, stream: Name, from: Start) -> Result<Place> {
@@ -118,12 +136,24 @@ async fn place(bus: &Bus, filter: &Filter, stream: Name, from: Start) -> Result<
         Start::LastPerSubject => from,
         _ => Start::Seq(next),
     };
-    Ok(Place { stream, from, next, tail: page.tail, found: !page.events.is_empty(), reset: None })
+    Ok(Place {
+        stream,
+        from,
+        next,
+        tail: page.tail,
+        found: !page.events.is_empty(),
+        reset: None,
+    })
 }
 
 /// What a reader at these places has seen.
 pub(crate) fn seen(places: &[Place]) -> Seen {
-    Seen(places.iter().map(|place| (place.stream.clone(), place.next - 1)).collect())
+    Seen(
+        places
+            .iter()
+            .map(|place| (place.stream.clone(), place.next - 1))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -136,8 +166,22 @@ mod tests {
             assert_eq!(text.parse::<Seen>().unwrap().to_string(), text);
         }
         let max = format!("EVENTS:{}", Seq::MAX);
-        for bad in ["", "17", "EVENTS", "EVENTS:", "EVENTS:-1", "EVENTS:1,", "A:1,A:2", "a b:1", &max] {
-            assert_eq!(bad.parse::<Seen>().unwrap_err().kind(), ErrorKind::InvalidPosition, "{bad:?}");
+        for bad in [
+            "",
+            "17",
+            "EVENTS",
+            "EVENTS:",
+            "EVENTS:-1",
+            "EVENTS:1,",
+            "A:1,A:2",
+            "a b:1",
+            &max,
+        ] {
+            assert_eq!(
+                bad.parse::<Seen>().unwrap_err().kind(),
+                ErrorKind::InvalidPosition,
+                "{bad:?}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The derive macro of Trunkline. Use it through the `trunkline` crate, which re-exports it.
+//! The macros of Trunkline: `#[derive(Event)]` and `#[handler]`. Use them through the `trunkline` crate, which re-exports them.
 //!
 //! What it can check, it checks here, at compile time, so that a wrong event type is an error
 //! under the reader's cursor and not a surprise at the first publish:
@@ -15,6 +15,7 @@
 mod check;
 mod expand;
 mod faults;
+mod handler;
 mod options;
 mod plan;
 
@@ -59,4 +60,21 @@ use proc_macro::TokenStream;
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     expand::derive(input.into()).into()
+}
+
+/// Says which consumer an async function is a handler of; `Bus::start` starts those that
+/// `handlers!` names.
+///
+/// ```text
+/// #[handler(consumer = "billing")]
+/// async fn bill(order: OrderPlaced, cx: Context) -> Result<(), BillingError> { … }
+///
+/// bus.start(handlers![bill]).await?;
+/// ```
+///
+/// The function stays an ordinary function. `crate = "path::to::trunkline"` says where `trunkline`
+/// is, when it is re-exported.
+#[proc_macro_attribute]
+pub fn handler(options: TokenStream, item: TokenStream) -> TokenStream {
+    handler::attribute(options.into(), item.into()).into()
 }

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trunkline_core::engine::{
-    Admitted, Backlog, Batch, Boxed, Consume, ConsumerRef, ConsumerSpec, Credit, Delivery, Feed, Fetched, Link,
-    Retention, Settle, Settler, Token,
+    Admitted, Backlog, Batch, Boxed, Consume, ConsumerRef, ConsumerSpec, Credit, Delivery, Feed,
+    Fetched, Link, Retention, Settle, Settler, Token,
 };
 use trunkline_core::ledger::Ledger;
 use trunkline_core::matcher::Key;
@@ -33,7 +33,13 @@ impl Consumer {
         let (next, _) = stream.start(spec.start, &selection);
         let waiter = Arc::new(Waiter::default());
         let keys = stream.register(&spec.filters, &waiter);
-        Self { ledger: Ledger::new(next, spec.ack_wait), spec, selection, waiter, keys }
+        Self {
+            ledger: Ledger::new(next, spec.ack_wait),
+            spec,
+            selection,
+            waiter,
+            keys,
+        }
     }
 
     /// Takes over other filters and limits; progress stays.
@@ -63,13 +69,23 @@ impl Consumer {
     }
 
     /// Leases what there is, up to the credit.
-    fn lend(&mut self, stream: &Stream, credit: Credit, now: Instant, out: &mut Vec<Delivery>) -> Fetched {
+    fn lend(
+        &mut self,
+        stream: &Stream,
+        credit: Credit,
+        now: Instant,
+        out: &mut Vec<Delivery>,
+    ) -> Fetched {
         let now = now.into_std();
         self.ledger.expire(now);
         if let Some(gap) = self.ledger.trim(stream.first()) {
             return Fetched::Gap(gap);
         }
-        let room = credit.items.min(self.spec.max_in_flight.saturating_sub(self.ledger.in_flight()));
+        let room = credit.items.min(
+            self.spec
+                .max_in_flight
+                .saturating_sub(self.ledger.in_flight()),
+        );
         let (before, mut bytes) = (out.len(), 0);
         while out.len() - before < room {
             let (seq, again) = match self.ledger.first_returned() {
@@ -87,11 +103,19 @@ impl Consumer {
             if out.len() > before && bytes + size > credit.bytes {
                 break;
             }
-            let lent = if again { self.ledger.lend_again(now) } else { Some(self.ledger.lend(seq, now)) };
+            let lent = if again {
+                self.ledger.lend_again(now)
+            } else {
+                Some(self.ledger.lend(seq, now))
+            };
             match (lent, event) {
                 (Some((token, delivered_hint)), Some(event)) => {
                     bytes += size;
-                    out.push(Delivery { token, event, delivered_hint });
+                    out.push(Delivery {
+                        token,
+                        event,
+                        delivered_hint,
+                    });
                 }
                 // Somebody removed the event from the stream: there is nothing left to do.
                 (Some((token, _)), None) => drop(self.ledger.settle(token, Settle::Ack, now)),
@@ -109,7 +133,10 @@ impl Consumer {
 }
 
 impl Consume for MemoryEngine {
-    fn open<'a>(&'a self, at: &'a ConsumerRef) -> Boxed<'a, Result<(Box<dyn Feed>, Arc<dyn Settler>)>> {
+    fn open<'a>(
+        &'a self,
+        at: &'a ConsumerRef,
+    ) -> Boxed<'a, Result<(Box<dyn Feed>, Arc<dyn Settler>)>> {
         let open = || {
             let stream = self.stream(&at.stream)?;
             let waiter = match stream.lock().consumers.get(&at.consumer) {
@@ -117,7 +144,10 @@ impl Consume for MemoryEngine {
                 None => {
                     return Err(Error::new(
                         ErrorKind::NoSuchConsumer,
-                        format!("there is no consumer {} on stream {}", at.consumer, at.stream),
+                        format!(
+                            "there is no consumer {} on stream {}",
+                            at.consumer, at.stream
+                        ),
                     ));
                 }
             };
@@ -128,8 +158,11 @@ impl Consume for MemoryEngine {
                 consumer: at.consumer.clone(),
                 waiter,
             });
-            let settler: Arc<dyn Settler> =
-                Arc::new(MemorySettler { link: self.link.subscribe(), stream, consumer: at.consumer.clone() });
+            let settler: Arc<dyn Settler> = Arc::new(MemorySettler {
+                link: self.link.subscribe(),
+                stream,
+                consumer: at.consumer.clone(),
+            });
             Ok((feed, settler))
         };
         Box::pin(std::future::ready(open()))
@@ -145,9 +178,19 @@ struct MemoryFeed {
 }
 
 impl Feed for MemoryFeed {
-    fn fetch<'a>(&'a mut self, credit: Credit, out: &'a mut Vec<Delivery>) -> Boxed<'a, Result<Fetched>> {
+    fn fetch<'a>(
+        &'a mut self,
+        credit: Credit,
+        out: &'a mut Vec<Delivery>,
+    ) -> Boxed<'a, Result<Fetched>> {
         Box::pin(async move {
-            let Self { bus, link, stream, consumer: name, waiter } = self;
+            let Self {
+                bus,
+                link,
+                stream,
+                consumer: name,
+                waiter,
+            } = self;
             loop {
                 if *link.borrow() == Link::Closed {
                     return Ok(Fetched::Closed);
@@ -157,14 +200,20 @@ impl Feed for MemoryFeed {
                     let stream = &mut *guard;
                     stream.expire(bus.clock.now());
                     // Out of the stream for the while, so that both can be used at once.
-                    let Some(mut consumer) = stream.consumers.remove(name) else { return Ok(Fetched::Gone) };
+                    let Some(mut consumer) = stream.consumers.remove(name) else {
+                        return Ok(Fetched::Gone);
+                    };
+                    let first_lease = consumer.ledger.next_end().is_none();
                     let fetched = consumer.lend(stream, credit, Instant::now(), out);
                     let more = consumer.has_more(stream);
                     let lease_end = consumer.ledger.next_end();
                     stream.consumers.insert(name.clone(), consumer);
                     if fetched != Fetched::Deliveries(0) {
                         drop(guard);
-                        if more {
+                        if first_lease {
+                            // Whoever parked while nothing was leased waits for no lease to end.
+                            waiter.wake_all();
+                        } else if more {
                             waiter.wake(); // Another member may be idle.
                         }
                         return Ok(fetched);
@@ -209,7 +258,10 @@ impl MemorySettler {
         let mut guard = self.stream.lock();
         let stream = &mut *guard;
         let Some(consumer) = stream.consumers.get_mut(&self.consumer) else {
-            return Err(Error::new(ErrorKind::NoSuchConsumer, format!("consumer {} was deleted", self.consumer)));
+            return Err(Error::new(
+                ErrorKind::NoSuchConsumer,
+                format!("consumer {} was deleted", self.consumer),
+            ));
         };
         let (now, mut done) = (Instant::now().into_std(), Vec::new());
         let results = batch
@@ -235,7 +287,11 @@ impl MemorySettler {
 }
 
 impl Settler for MemorySettler {
-    fn settle(&self, batch: Batch<(Token, Settle)>, _confirm: bool) -> Admitted<'_, Vec<Result<()>>> {
+    fn settle(
+        &self,
+        batch: Batch<(Token, Settle)>,
+        _confirm: bool,
+    ) -> Admitted<'_, Vec<Result<()>>> {
         Admitted::done(self.settle_now(batch))
     }
 }

@@ -25,7 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Limits, Link, Live, Log, Reach, State, Topology,
+    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Limits, Link, Live, Log, Reach,
+    State, Topology,
 };
 use trunkline_core::headers::Headers;
 use trunkline_core::wire::Body;
@@ -68,18 +69,29 @@ impl MemoryEngine {
             streams: RwLock::default(),
             buckets: Mutex::default(),
         })?;
-        Ok(Self { bus, link: watch::Sender::new(Link::Connected), closed: Arc::default() })
+        Ok(Self {
+            bus,
+            link: watch::Sender::new(Link::Connected),
+            closed: Arc::default(),
+        })
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+        if self.closed.load(Ordering::Acquire) {
+            Err(closed())
+        } else {
+            Ok(())
+        }
     }
 
     /// The stream, if the connection is open and it exists.
     fn stream(&self, name: &Name) -> Result<Arc<Mutex<Stream>>> {
         self.check_open()?;
         self.bus.streams.read().get(name).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NoSuchStream, format!("there is no stream {name} on this bus; check its name"))
+            Error::new(
+                ErrorKind::NoSuchStream,
+                format!("there is no stream {name} on this bus; check its name"),
+            )
         })
     }
 
@@ -92,7 +104,9 @@ impl MemoryEngine {
         if let Some(size) = body.size_above(headers, max_message)? {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("the message has {size} bytes encoded, the limit is {max_message}; nothing was stored"),
+                format!(
+                    "the message has {size} bytes encoded, the limit is {max_message}; nothing was stored"
+                ),
             ));
         }
         Ok(body)
@@ -100,7 +114,10 @@ impl MemoryEngine {
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "this connection to the bus is closed; connect again")
+    Error::new(
+        ErrorKind::Closed,
+        "this connection to the bus is closed; connect again",
+    )
 }
 
 /// Waits until the connection is closed.
@@ -159,6 +176,8 @@ impl Engine for MemoryEngine {
 
 impl fmt::Debug for MemoryEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryEngine").field("options", &self.bus.options).finish_non_exhaustive()
+        f.debug_struct("MemoryEngine")
+            .field("options", &self.bus.options)
+            .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::sync::watch;
-use trunkline_core::engine::{Admitted, Batch, Boxed, Engine, Heard, Link, Listener, Live, Message, Route};
+use trunkline_core::engine::{
+    Admitted, Batch, Boxed, Engine, Heard, Link, Listener, Live, Message, Route,
+};
 use trunkline_core::matcher::{Key, Matcher};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
 
@@ -72,10 +74,17 @@ impl Targets {
             }
             return;
         };
-        match self.groups.iter_mut().find(|group| group.members[0].share.as_ref() == Some(share)) {
+        match self
+            .groups
+            .iter_mut()
+            .find(|group| group.members[0].share.as_ref() == Some(share))
+        {
             Some(group) if group.members.iter().any(|other| Arc::ptr_eq(other, ring)) => {}
             Some(group) => group.members.push(Arc::clone(ring)),
-            None => self.groups.push(Group { members: vec![Arc::clone(ring)], turn: AtomicUsize::new(0) }),
+            None => self.groups.push(Group {
+                members: vec![Arc::clone(ring)],
+                turn: AtomicUsize::new(0),
+            }),
         }
     }
 
@@ -127,7 +136,8 @@ impl Live for MemoryEngine {
             self.check_open()?;
             let mut admitted: Batch<Message> = Batch::with_capacity(batch.len());
             for mut message in batch {
-                message.body = self.admit(&message.headers, message.body, self.limits().max_message)?;
+                message.body =
+                    self.admit(&message.headers, message.body, self.limits().max_message)?;
                 admitted.push(message);
             }
             for message in admitted {
@@ -173,9 +183,16 @@ impl Live for MemoryEngine {
                 .iter()
                 .map(|filter| (filter.clone(), matcher.insert(filter, Arc::clone(&ring))))
                 .collect();
-            self.bus.listeners.generation.store(matcher.generation(), Ordering::Release);
-            let listener: Box<dyn Listener> =
-                Box::new(MemoryListener { bus: Arc::clone(&self.bus), link: self.link.subscribe(), ring, keys });
+            self.bus
+                .listeners
+                .generation
+                .store(matcher.generation(), Ordering::Release);
+            let listener: Box<dyn Listener> = Box::new(MemoryListener {
+                bus: Arc::clone(&self.bus),
+                link: self.link.subscribe(),
+                ring,
+                keys,
+            });
             Ok(listener)
         };
         Box::pin(std::future::ready(listen()))
@@ -193,7 +210,11 @@ impl Route for MemoryRoute {
     fn send(&self, mut message: Message) -> Admitted<'_, ()> {
         let send = || {
             self.engine.check_open()?;
-            message.body = self.engine.admit(&message.headers, message.body, self.engine.limits().max_message)?;
+            message.body = self.engine.admit(
+                &message.headers,
+                message.body,
+                self.engine.limits().max_message,
+            )?;
             let listeners = &self.engine.bus.listeners;
             {
                 let resolved = self.resolved.read();
@@ -229,7 +250,9 @@ impl Listener for MemoryListener {
                         return Heard::NoResponders;
                     }
                     if inner.lost > 0 {
-                        return Heard::Lagged { at_least: std::mem::take(&mut inner.lost) };
+                        return Heard::Lagged {
+                            at_least: std::mem::take(&mut inner.lost),
+                        };
                     }
                     let count = inner.messages.len().min(max);
                     if count > 0 {
@@ -253,6 +276,9 @@ impl Drop for MemoryListener {
         for (filter, key) in &self.keys {
             matcher.remove(filter, *key);
         }
-        self.bus.listeners.generation.store(matcher.generation(), Ordering::Release);
+        self.bus
+            .listeners
+            .generation
+            .store(matcher.generation(), Ordering::Release);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Admitted, Append, AppendMode, Batch, Boxed, Credit, Engine, Follow, Followed, Link, Log, Outcome, Page, Position,
-    Removal, Seq, StoredEvent,
+    Admitted, Append, AppendMode, Batch, Boxed, Credit, Engine, Follow, Followed, Link, Log,
+    Outcome, Page, Position, Removal, Seq, StoredEvent,
 };
 use trunkline_core::matcher::Key;
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
@@ -18,13 +18,21 @@ use crate::waiter::Waiter;
 use crate::{Bus, MemoryEngine, until_closed};
 
 impl MemoryEngine {
-    fn append_now(&self, stream: &Name, batch: Batch<Append>, mode: AppendMode) -> Result<Vec<Outcome>> {
+    fn append_now(
+        &self,
+        stream: &Name,
+        batch: Batch<Append>,
+        mode: AppendMode,
+    ) -> Result<Vec<Outcome>> {
         let stream = self.stream(stream)?;
         let max_batch = self.limits().max_batch;
         if batch.len() > max_batch {
             return Err(Error::new(
                 ErrorKind::OverLimit,
-                format!("the batch has {} items, the limit is {max_batch}; split it", batch.len()),
+                format!(
+                    "the batch has {} items, the limit is {max_batch}; split it",
+                    batch.len()
+                ),
             ));
         }
         // Sizes are checked and bodies encoded before the lock is taken: that is the slow part.
@@ -49,7 +57,12 @@ impl MemoryEngine {
 }
 
 impl Log for MemoryEngine {
-    fn append(&self, stream: &Name, batch: Batch<Append>, mode: AppendMode) -> Admitted<'_, Vec<Outcome>> {
+    fn append(
+        &self,
+        stream: &Name,
+        batch: Batch<Append>,
+        mode: AppendMode,
+    ) -> Admitted<'_, Vec<Outcome>> {
         Admitted::done(self.append_now(stream, batch, mode))
     }
 
@@ -66,11 +79,24 @@ impl Log for MemoryEngine {
             stream.expire(self.bus.clock.now());
             let selection = Selection::new(filters, &stream.spec.subjects);
             let (start, lasts) = stream.start(from, &selection);
-            let mut events: Vec<_> = lasts.iter().filter_map(|seq| stream.event(*seq)).take(max.items).collect();
+            let mut events: Vec<_> = lasts
+                .iter()
+                .filter_map(|seq| stream.event(*seq))
+                .take(max.items)
+                .collect();
             let next = stream.read(&selection, start, max, &mut events);
             // Asking for the first event is content with whatever is first.
-            let gap = if from == Position::First { None } else { stream.gap(start) };
-            Ok(Page { events, next, tail: stream.tail(), gap })
+            let gap = if from == Position::First {
+                None
+            } else {
+                stream.gap(start)
+            };
+            Ok(Page {
+                events,
+                next,
+                tail: stream.tail(),
+                gap,
+            })
         };
         Box::pin(std::future::ready(read()))
     }
@@ -105,7 +131,9 @@ impl Log for MemoryEngine {
     }
 
     fn remove<'a>(&'a self, stream: &'a Name, what: Removal) -> Boxed<'a, Result<u64>> {
-        let removed = self.stream(stream).map(|stream| stream.lock().remove_all(&what));
+        let removed = self
+            .stream(stream)
+            .map(|stream| stream.lock().remove_all(&what));
         Box::pin(std::future::ready(removed))
     }
 }
@@ -123,9 +151,22 @@ struct MemoryFollow {
 }
 
 impl Follow for MemoryFollow {
-    fn next<'a>(&'a mut self, credit: Credit, out: &'a mut Vec<StoredEvent>) -> Boxed<'a, Result<Followed>> {
+    fn next<'a>(
+        &'a mut self,
+        credit: Credit,
+        out: &'a mut Vec<StoredEvent>,
+    ) -> Boxed<'a, Result<Followed>> {
         Box::pin(async move {
-            let Self { bus, link, stream, selection, next, lasts, waiter, .. } = self;
+            let Self {
+                bus,
+                link,
+                stream,
+                selection,
+                next,
+                lasts,
+                waiter,
+                ..
+            } = self;
             loop {
                 if *link.borrow() == Link::Closed {
                     return Ok(Followed::Closed);
@@ -148,9 +189,16 @@ impl Follow for MemoryFollow {
                     }
                     let added = out.len() - before;
                     if added > 0 {
-                        return Ok(Followed::Events { added, behind: stream.tail() - *next });
+                        return Ok(Followed::Events {
+                            added,
+                            behind: stream.tail() - *next,
+                        });
                     }
-                    if *next < stream.tail() || !lasts.is_empty() { None } else { Some(waiter.park()) }
+                    if *next < stream.tail() || !lasts.is_empty() {
+                        None
+                    } else {
+                        Some(waiter.park())
+                    }
                 };
                 match parked {
                     None => tokio::task::yield_now().await,

@@ -25,7 +25,12 @@ pub struct MemoryOptions {
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { name: None, encode: false, max_events: 1_000_000, max_bytes: 256 << 20 }
+        Self {
+            name: None,
+            encode: false,
+            max_events: 1_000_000,
+            max_bytes: 256 << 20,
+        }
     }
 }
 
@@ -38,27 +43,35 @@ impl MemoryOptions {
         let invalid = |fault: String| {
             Error::new(
                 ErrorKind::InvalidUrl,
-                format!("{url:?}: {fault}; use memory:[name][?encode=always|never&max_events=N&max_bytes=N]"),
+                format!(
+                    "{url:?}: {fault}; use memory:[name][?encode=always|never&max_events=N&max_bytes=N]"
+                ),
             )
         };
-        let rest = url.strip_prefix("memory:").ok_or_else(|| invalid("it does not begin with `memory:`".into()))?;
+        let rest = url
+            .strip_prefix("memory:")
+            .ok_or_else(|| invalid("the URL does not begin with `memory:`".into()))?;
         let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = Self::default();
         if !name.is_empty() {
-            options.name = Some(Name::new(name).map_err(|error| invalid(error.message().to_owned()))?);
+            options.name =
+                Some(Name::new(name).map_err(|error| invalid(error.message().to_owned()))?);
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let number = || match value.parse() {
                 Ok(number) if number > 0 => Ok(number),
-                _ => Err(invalid(format!("`{key}` must be a whole number above 0, not {value:?}"))),
+                _ => Err(invalid(format!(
+                    "`{key}` must be a whole number above 0, not {value:?}"
+                ))),
             };
             match (key, value) {
                 ("encode", "always") => options.encode = true,
                 ("encode", "never") => options.encode = false,
                 ("max_events", _) => options.max_events = number()?,
                 ("max_bytes", _) => options.max_bytes = number()?,
-                _ => return Err(invalid(format!("`{pair}` is not an option"))),
+                ("encode", _) => return Err(invalid("`encode` must be `always` or `never`".to_owned())),
+                _ => return Err(invalid(format!("`{key}` is not an option"))),
             }
         }
         Ok(options)
@@ -68,15 +81,23 @@ impl MemoryOptions {
 static NAMED: Mutex<BTreeMap<Name, Weak<Bus>>> = Mutex::new(BTreeMap::new());
 
 /// The bus of that name while somebody holds it, else a new one.
-pub(crate) fn shared(options: MemoryOptions, make: impl FnOnce(MemoryOptions) -> Bus) -> Result<Arc<Bus>> {
-    let Some(name) = options.name.clone() else { return Ok(Arc::new(make(options))) };
+pub(crate) fn shared(
+    options: MemoryOptions,
+    make: impl FnOnce(MemoryOptions) -> Bus,
+) -> Result<Arc<Bus>> {
+    let Some(name) = options.name.clone() else {
+        return Ok(Arc::new(make(options)));
+    };
     let mut named = NAMED.lock();
     named.retain(|_, bus| bus.strong_count() > 0);
     match named.get(&name).and_then(Weak::upgrade) {
         Some(bus) if bus.options == options => Ok(bus),
         Some(bus) => Err(Error::new(
             ErrorKind::Drift,
-            format!("memory:{name} exists with {:?}, not {options:?}; connect with the same options", bus.options),
+            format!(
+                "memory:{name} exists with {:?}, not {options:?}; connect with the same options",
+                bus.options
+            ),
         )),
         None => {
             let bus = Arc::new(make(options));
@@ -95,12 +116,20 @@ mod tests {
         let read = |url: &str| MemoryOptions::from_url(url);
         assert_eq!(read("memory:").unwrap(), MemoryOptions::default());
         let all = read("memory:jobs?encode=always&max_events=5&max_bytes=7").unwrap();
-        assert_eq!((all.name.unwrap().as_str(), all.encode, all.max_events, all.max_bytes), ("jobs", true, 5, 7));
+        assert_eq!(
+            (
+                all.name.unwrap().as_str(),
+                all.encode,
+                all.max_events,
+                all.max_bytes
+            ),
+            ("jobs", true, 5, 7)
+        );
         for (bad, fault) in [
             ("memory://jobs", "is not a name"),
-            ("memory:?encode=maybe", "is not an option"),
+            ("memory:?encode=maybe", "must be `always` or `never`"),
             ("memory:?max_events=0", "above 0"),
-            ("memory:?size=1", "`size=1` is not an option"),
+            ("memory:?size=1", "`size` is not an option"),
         ] {
             let error = read(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidUrl);

@@ -16,7 +16,10 @@ pub(crate) enum Selection {
 impl Selection {
     /// The selection of `filters` in a stream that stores `stored`.
     pub(crate) fn new(filters: &[Filter], stored: &[Filter]) -> Self {
-        if stored.iter().all(|subjects| filters.iter().any(|filter| filter.covers(subjects))) {
+        if stored
+            .iter()
+            .all(|subjects| filters.iter().any(|filter| filter.covers(subjects)))
+        {
             return Self::All;
         }
         match filters.iter().map(Filter::literal).collect() {

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
 use trunkline_core::engine::{
-    Admitted, Boxed, Bucket, Commit, Committed, Credit, Engine, Entries, Entry, Expectation, Link, Op, Rev, State,
-    StateKey, Watch, Watched,
+    Admitted, Boxed, Bucket, Commit, Committed, Credit, Engine, Entries, Entry, Expectation, Link,
+    Op, Rev, State, StateKey, Watch, Watched,
 };
 use trunkline_core::{Error, ErrorKind, Result, Timestamp};
 
@@ -42,10 +42,16 @@ impl BucketStore {
     /// Removes every key whose time is up, each as a change of its own.
     fn expire(&mut self, now: Timestamp) {
         while self.next_end().is_some_and(|end| end <= now) {
-            let Some((_, key)) = self.ends.pop_first() else { break };
+            let Some((_, key)) = self.ends.pop_first() else {
+                break;
+            };
             self.keys.remove(&key);
             self.rev += 1;
-            self.record(Watched::Expired { key, rev: self.rev, at: now });
+            self.record(Watched::Expired {
+                key,
+                rev: self.rev,
+                at: now,
+            });
         }
     }
 
@@ -60,7 +66,10 @@ impl BucketStore {
     fn commit(&mut self, commit: Commit, now: Timestamp) -> Committed {
         self.expire(now);
         let oldest = now.minus(COMMIT_WINDOW);
-        while let Some(id) = self.commit_order.pop_front_if(|id| self.commits.get(id).is_none_or(|at| *at < oldest)) {
+        while let Some(id) = self
+            .commit_order
+            .pop_front_if(|id| self.commits.get(id).is_none_or(|at| *at < oldest))
+        {
             self.commits.remove(&id);
         }
         if self.commits.contains_key(&commit.id) {
@@ -78,21 +87,37 @@ impl BucketStore {
                 Expectation::Rev(rev) => found == Some(rev),
             };
             if !met {
-                return Committed::Conflict { key: key.clone(), found };
+                return Committed::Conflict {
+                    key: key.clone(),
+                    found,
+                };
             }
         }
         self.commit_order.push_back(commit.id.clone());
         self.commits.insert(commit.id, now);
-        Committed::Done(commit.ops.into_iter().map(|op| self.change(op, now)).collect())
+        Committed::Done(
+            commit
+                .ops
+                .into_iter()
+                .map(|op| self.change(op, now))
+                .collect(),
+        )
     }
 
     fn change(&mut self, op: Op, now: Timestamp) -> Rev {
         self.rev += 1;
         let rev = self.rev;
         match op {
-            Op::Put { key, value, ttl, .. } => {
+            Op::Put {
+                key, value, ttl, ..
+            } => {
                 let ends = ttl.map(|ttl| now.plus(ttl));
-                let entry = Entry { key: key.clone(), value, rev, at: now };
+                let entry = Entry {
+                    key: key.clone(),
+                    value,
+                    rev,
+                    at: now,
+                };
                 self.record(Watched::Put(entry.clone()));
                 let before = self.keys.insert(key.clone(), Kept { entry, ends });
                 self.forget_end(&key, before);
@@ -121,25 +146,44 @@ impl BucketStore {
 impl MemoryEngine {
     fn bucket(&self, bucket: &Bucket) -> Result<Arc<Mutex<BucketStore>>> {
         self.check_open()?;
-        Ok(Arc::clone(self.bus.buckets.lock().entry(bucket.clone()).or_default()))
+        Ok(Arc::clone(
+            self.bus.buckets.lock().entry(bucket.clone()).or_default(),
+        ))
     }
 
     fn check_commit(&self, commit: &Commit) -> Result<()> {
         let (limits, mut seen) = (self.limits(), BTreeSet::new());
-        let refuse = |kind, fault: String| Err(Error::new(kind, format!("commit {}: {fault}", commit.id)));
+        let refuse =
+            |kind, fault: String| Err(Error::new(kind, format!("commit {}: {fault}", commit.id)));
         if commit.ops.len() > limits.max_batch {
-            return refuse(ErrorKind::OverLimit, format!("{} changes, the limit is {}", commit.ops.len(), limits.max_batch));
+            return refuse(
+                ErrorKind::OverLimit,
+                format!(
+                    "{} changes, the limit is {}",
+                    commit.ops.len(),
+                    limits.max_batch
+                ),
+            );
         }
         for op in &commit.ops {
             let (Op::Put { key, .. } | Op::Delete { key, .. }) = op;
             if !seen.insert(key) {
-                return refuse(ErrorKind::InvalidConfig, format!("key {key} occurs twice; a commit changes a key once"));
+                return refuse(
+                    ErrorKind::InvalidConfig,
+                    format!("key {key} occurs twice; a commit changes a key once"),
+                );
             }
             if let Op::Put { value, .. } = op
                 && value.len() > limits.max_value
             {
                 let size = value.len();
-                return refuse(ErrorKind::TooLarge, format!("the value of {key} has {size} bytes, the limit is {}", limits.max_value));
+                return refuse(
+                    ErrorKind::TooLarge,
+                    format!(
+                        "the value of {key} has {size} bytes, the limit is {}",
+                        limits.max_value
+                    ),
+                );
             }
         }
         Ok(())
@@ -148,10 +192,13 @@ impl MemoryEngine {
 
 impl State for MemoryEngine {
     fn commit(&self, bucket: &Bucket, commit: Commit) -> Admitted<'_, Committed> {
-        let committed = self.check_commit(&commit).and_then(|()| self.bucket(bucket)).map(|store| {
-            let mut store = store.lock();
-            store.commit(commit, self.bus.clock.now())
-        });
+        let committed = self
+            .check_commit(&commit)
+            .and_then(|()| self.bucket(bucket))
+            .map(|store| {
+                let mut store = store.lock();
+                store.commit(commit, self.bus.clock.now())
+            });
         Admitted::done(committed)
     }
 
@@ -189,7 +236,11 @@ impl State for MemoryEngine {
                 }
                 entries.push(kept.entry.clone());
             }
-            Ok(Entries { entries, next, rev: store.rev })
+            Ok(Entries {
+                entries,
+                next,
+                rev: store.rev,
+            })
         };
         Box::pin(std::future::ready(scan()))
     }
@@ -207,7 +258,10 @@ impl State for MemoryEngine {
             let mut first = VecDeque::new();
             let mut seen = from;
             if from == 0 {
-                let present = store.keys.values().filter(|kept| kept.entry.key.is_below(prefix));
+                let present = store
+                    .keys
+                    .values()
+                    .filter(|kept| kept.entry.key.is_below(prefix));
                 let mut present: Vec<_> = present.map(|kept| kept.entry.clone()).collect();
                 present.sort_unstable_by_key(|entry| entry.rev);
                 first.extend(present.into_iter().map(Watched::Put));
@@ -249,11 +303,16 @@ impl MemoryWatch {
         if self.seen < kept_from {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("changes after revision {} are kept only from {kept_from} on; scan anew", self.seen),
+                format!(
+                    "changes after revision {} are kept only from {kept_from} on; scan anew",
+                    self.seen
+                ),
             ));
         }
         while self.seen < store.rev {
-            let change = usize::try_from(self.seen - kept_from).ok().and_then(|index| store.changes.get(index));
+            let change = usize::try_from(self.seen - kept_from)
+                .ok()
+                .and_then(|index| store.changes.get(index));
             self.seen += 1;
             let key = match change {
                 Some(Watched::Put(entry)) => Some(&entry.key),

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 use trunkline_core::engine::{
-    Append, AppendMode, Credit, Expect, Gap, Outcome, Position, Removal, Retention, Seq, StoredEvent, StreamSpec,
-    StreamState, SubjectCount,
+    Append, AppendMode, Credit, Expect, Gap, Outcome, Position, Removal, Retention, Seq,
+    StoredEvent, StreamSpec, StreamState, SubjectCount,
 };
 use trunkline_core::matcher::{Key, Matcher};
 use trunkline_core::wire::Body;
@@ -103,8 +103,20 @@ impl Stream {
     }
 
     pub(crate) fn event(&self, seq: Seq) -> Option<StoredEvent> {
-        let Entry { at, subject, headers, body, .. } = self.entry(seq)?;
-        Some(StoredEvent { seq, at: *at, subject: subject.clone(), headers: headers.clone(), body: body.clone() })
+        let Entry {
+            at,
+            subject,
+            headers,
+            body,
+            ..
+        } = self.entry(seq)?;
+        Some(StoredEvent {
+            seq,
+            at: *at,
+            subject: subject.clone(),
+            headers: headers.clone(),
+            body: body.clone(),
+        })
     }
 
     /// Stores a batch of events whose bodies have been checked already, or says why not.
@@ -120,7 +132,10 @@ impl Stream {
         if mode == AppendMode::Atomic
             && let Some(refusal) = self.atomic_refusal(&checked)
         {
-            return checked.iter().map(|_| Outcome::Refused(refusal.clone())).collect();
+            return checked
+                .iter()
+                .map(|_| Outcome::Refused(refusal.clone()))
+                .collect();
         }
         let mut failed: SmallVec<[SmolStr; 1]> = SmallVec::new();
         let mut outcome = |append: Result<Append, Error>| {
@@ -128,11 +143,15 @@ impl Stream {
                 Ok(append) => append,
                 Err(error) => return Outcome::Refused(error),
             };
-            let Some(key) = append.key.clone() else { return self.append_one(append, now, wakes) };
+            let Some(key) = append.key.clone() else {
+                return self.append_one(append, now, wakes);
+            };
             if failed.contains(&key) {
                 return Outcome::Refused(Error::new(
                     ErrorKind::BehindFailed,
-                    format!("an earlier event of key {key:?} in this batch was not stored; publish that again first"),
+                    format!(
+                        "an earlier event of key {key:?} in this batch was not stored; publish that again first"
+                    ),
                 ));
             }
             let outcome = self.append_one(append, now, wakes);
@@ -164,13 +183,25 @@ impl Stream {
 
     fn append_one(&mut self, append: Append, now: Timestamp, wakes: &mut Wakes) -> Outcome {
         if let Some(seq) = append.id.as_ref().and_then(|id| self.remembered.get(id)) {
-            return Outcome::Stored { seq: *seq, duplicate: true };
+            return Outcome::Stored {
+                seq: *seq,
+                duplicate: true,
+            };
         }
         let bytes = entry_bytes(&append);
-        if let Err(error) = self.check(&append).and_then(|()| self.room(1, bytes as u64)) {
+        if let Err(error) = self
+            .check(&append)
+            .and_then(|()| self.room(1, bytes as u64))
+        {
             return Outcome::Refused(error);
         }
-        let Append { subject, id, headers, body, .. } = append;
+        let Append {
+            subject,
+            id,
+            headers,
+            body,
+            ..
+        } = append;
         let seq = self.tail();
         if let Some(id) = id {
             self.remembered_order.push_back((now, id.clone()));
@@ -180,7 +211,8 @@ impl Stream {
         index.seqs.push_back(seq);
         if index.waiters.0 != self.readers.generation() {
             let mut waiters = SmallVec::new();
-            self.readers.each(&subject, |waiter| waiters.push(Arc::clone(waiter)));
+            self.readers
+                .each(&subject, |waiter| waiters.push(Arc::clone(waiter)));
             index.waiters = (self.readers.generation(), waiters);
         }
         for waiter in &index.waiters.1 {
@@ -188,22 +220,42 @@ impl Stream {
                 wakes.push(Arc::clone(waiter));
             }
         }
-        self.entries.push_back(Some(Entry { at: now, subject, headers, body, bytes }));
+        self.entries.push_back(Some(Entry {
+            at: now,
+            subject,
+            headers,
+            body,
+            bytes,
+        }));
         self.events += 1;
         self.bytes += bytes as u64;
         self.discard_old();
-        Outcome::Stored { seq, duplicate: false }
+        Outcome::Stored {
+            seq,
+            duplicate: false,
+        }
     }
 
     fn check(&self, append: &Append) -> Result<(), Error> {
         let subject = &append.subject;
-        if !self.spec.subjects.iter().any(|stored| stored.matches(subject)) {
+        if !self
+            .spec
+            .subjects
+            .iter()
+            .any(|stored| stored.matches(subject))
+        {
             return Err(Error::new(
                 ErrorKind::NotStored,
-                format!("stream {} does not store {subject}; it stores {:?}", self.spec.name, self.spec.subjects),
+                format!(
+                    "stream {} does not store {subject}; it stores {:?}",
+                    self.spec.name, self.spec.subjects
+                ),
             ));
         }
-        let last = self.subjects.get(subject).and_then(|index| index.seqs.back().copied());
+        let last = self
+            .subjects
+            .get(subject)
+            .and_then(|index| index.seqs.back().copied());
         let met = match append.expect {
             Expect::Any => true,
             Expect::Absent => last.is_none(),
@@ -212,16 +264,24 @@ impl Stream {
         if met {
             return Ok(());
         }
-        let found = last.map_or_else(|| "nothing is stored on it".to_owned(), |seq| format!("its last event is {seq}"));
+        let found = last.map_or_else(
+            || "nothing is stored on it".to_owned(),
+            |seq| format!("its last event is {seq}"),
+        );
         Err(Error::new(
             ErrorKind::Conflict,
-            format!("{subject} was expected to be {:?}, but {found}", append.expect),
+            format!(
+                "{subject} was expected to be {:?}, but {found}",
+                append.expect
+            ),
         ))
     }
 
     fn room(&self, events: u64, bytes: u64) -> Result<(), Error> {
         let (after, bytes_after) = (self.events + events, self.bytes + bytes);
-        let refuses = self.spec.retention != Retention::DiscardOld || events > self.max_events || bytes > self.max_bytes;
+        let refuses = self.spec.retention != Retention::DiscardOld
+            || events > self.max_events
+            || bytes > self.max_bytes;
         if refuses && (after > self.max_events || bytes_after > self.max_bytes) {
             return Err(Error::new(
                 ErrorKind::StreamFull,
@@ -235,7 +295,8 @@ impl Stream {
     }
 
     fn discard_old(&mut self) {
-        let near = self.events * 5 > self.max_events.saturating_mul(4) || self.bytes > self.max_bytes / 5 * 4;
+        let near = self.events * 5 > self.max_events.saturating_mul(4)
+            || self.bytes > self.max_bytes / 5 * 4;
         if near && !self.warned {
             tracing::warn!(
                 stream = %self.spec.name, events = self.events, bytes = self.bytes,
@@ -252,12 +313,19 @@ impl Stream {
     pub(crate) fn expire(&mut self, now: Timestamp) {
         if let Some(max_age) = self.spec.max_age {
             let oldest = now.minus(max_age);
-            while self.entries.front().is_some_and(|entry| entry.as_ref().is_none_or(|entry| entry.at < oldest)) {
+            while self
+                .entries
+                .front()
+                .is_some_and(|entry| entry.as_ref().is_none_or(|entry| entry.at < oldest))
+            {
                 self.remove(self.first);
             }
         }
         let oldest = now.minus(self.spec.duplicate_window);
-        while self.remembered_order.front().is_some_and(|(at, _)| *at < oldest)
+        while self
+            .remembered_order
+            .front()
+            .is_some_and(|(at, _)| *at < oldest)
             || self.remembered_order.len() > MAX_REMEMBERED_IDS
         {
             if let Some((_, id)) = self.remembered_order.pop_front() {
@@ -268,7 +336,10 @@ impl Stream {
 
     /// Removes one event and says whether it was there.
     pub(crate) fn remove(&mut self, seq: Seq) -> bool {
-        let Some(index) = seq.checked_sub(self.first).and_then(|index| usize::try_from(index).ok()) else {
+        let Some(index) = seq
+            .checked_sub(self.first)
+            .and_then(|index| usize::try_from(index).ok())
+        else {
             return false;
         };
         let removed = self.entries.get_mut(index).and_then(Option::take);
@@ -298,8 +369,13 @@ impl Stream {
             Removal::Seq(seq) => vec![*seq],
             Removal::Before(seq) => (self.first..(*seq).min(self.tail())).collect(),
             Removal::Matching(filter) => {
-                let matching = self.subjects.iter().filter(|(subject, _)| filter.matches(subject));
-                matching.flat_map(|(_, index)| index.seqs.iter().copied()).collect()
+                let matching = self
+                    .subjects
+                    .iter()
+                    .filter(|(subject, _)| filter.matches(subject));
+                matching
+                    .flat_map(|(_, index)| index.seqs.iter().copied())
+                    .collect()
             }
         };
         seqs.into_iter().filter(|seq| self.remove(*seq)).count() as u64
@@ -320,7 +396,10 @@ impl Stream {
             }
             _ => {
                 let stop = end.min(from + MAX_LOOKED_AT as u64);
-                let selected = |seq: &Seq| self.entry(*seq).is_some_and(|entry| selection.matches(&entry.subject));
+                let selected = |seq: &Seq| {
+                    self.entry(*seq)
+                        .is_some_and(|entry| selection.matches(&entry.subject))
+                };
                 (from..stop).find(selected).ok_or(stop)
             }
         }
@@ -362,7 +441,9 @@ impl Stream {
             Position::Seq(seq) => seq.max(1),
             Position::Time(time) => {
                 // Store times never fall, because they are taken under the stream's lock.
-                let before = self.entries.partition_point(|entry| entry.as_ref().is_none_or(|entry| entry.at < time));
+                let before = self
+                    .entries
+                    .partition_point(|entry| entry.as_ref().is_none_or(|entry| entry.at < time));
                 self.first + before as u64
             }
             Position::Last(count) => self.last(selection, count),
@@ -382,7 +463,10 @@ impl Stream {
     }
 
     fn last(&self, selection: &Selection, count: NonZeroU64) -> Seq {
-        let selected = |seq: &Seq| self.entry(*seq).is_some_and(|entry| selection.matches(&entry.subject));
+        let selected = |seq: &Seq| {
+            self.entry(*seq)
+                .is_some_and(|entry| selection.matches(&entry.subject))
+        };
         let mut matching = (self.first..self.tail()).rev().filter(selected);
         let back = usize::try_from(count.get() - 1).unwrap_or(usize::MAX);
         matching.nth(back).unwrap_or(self.first)
@@ -390,7 +474,10 @@ impl Stream {
 
     /// What a reader at `from` has missed.
     pub(crate) fn gap(&self, from: Seq) -> Option<Gap> {
-        (from < self.first).then(|| Gap { from, to: self.first - 1 })
+        (from < self.first).then(|| Gap {
+            from,
+            to: self.first - 1,
+        })
     }
 
     /// How many selected events are at or after `from`.
@@ -398,13 +485,25 @@ impl Stream {
         let after = |index: &SubjectIndex| {
             (index.seqs.len() - index.seqs.partition_point(|seq| *seq < from)) as u64
         };
-        let selected = self.subjects.iter().filter(|(subject, _)| selection.matches(subject));
+        let selected = self
+            .subjects
+            .iter()
+            .filter(|(subject, _)| selection.matches(subject));
         selected.map(|(_, index)| after(index)).sum()
     }
 
     /// Registers a reader that waits for events matching the filters.
-    pub(crate) fn register(&mut self, filters: &[Filter], waiter: &Arc<Waiter>) -> Vec<(Filter, Key)> {
-        let insert = |filter: &Filter| (filter.clone(), self.readers.insert(filter, Arc::clone(waiter)));
+    pub(crate) fn register(
+        &mut self,
+        filters: &[Filter],
+        waiter: &Arc<Waiter>,
+    ) -> Vec<(Filter, Key)> {
+        let insert = |filter: &Filter| {
+            (
+                filter.clone(),
+                self.readers.insert(filter, Arc::clone(waiter)),
+            )
+        };
         filters.iter().map(insert).collect()
     }
 
@@ -433,9 +532,15 @@ impl Stream {
     }
 
     pub(crate) fn subject_counts(&self, filter: &Filter, max: usize) -> Vec<SubjectCount> {
-        let matching = self.subjects.iter().filter(|(subject, _)| filter.matches(subject));
+        let matching = self
+            .subjects
+            .iter()
+            .filter(|(subject, _)| filter.matches(subject));
         let mut counts: Vec<_> = matching
-            .map(|(subject, index)| SubjectCount { subject: subject.clone(), events: index.seqs.len() as u64 })
+            .map(|(subject, index)| SubjectCount {
+                subject: subject.clone(),
+                events: index.seqs.len() as u64,
+            })
             .collect();
         counts.sort_unstable_by(|a, b| a.subject.cmp(&b.subject));
         counts.truncate(max);

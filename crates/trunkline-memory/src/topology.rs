@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use trunkline_core::engine::{
-    Backlog, Boxed, Change, ConsumerRef, ConsumerSpec, ConsumerState, Inspection, Position, Retention, StreamSpec,
-    SubjectCount, Topology,
+    Backlog, Boxed, Change, ConsumerRef, ConsumerSpec, ConsumerState, Inspection, Position,
+    Retention, StreamSpec, SubjectCount, Topology,
 };
 use trunkline_core::plan::differences;
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
@@ -33,16 +33,24 @@ impl MemoryEngine {
             Change::CreateConsumer(spec) => self.create_consumer(spec),
             Change::UpdateConsumer(spec) => {
                 check_consumer(&spec)?;
-                self.with_consumer(&spec.at.clone(), |consumer, stream| consumer.update(spec, stream))
+                self.with_consumer(&spec.at.clone(), |consumer, stream| {
+                    consumer.update(spec, stream)
+                })
             }
             Change::DeleteConsumer(at) => {
                 let stream = self.stream(&at.stream)?;
                 let mut stream = stream.lock();
-                let consumer = stream.consumers.remove(&at.consumer).ok_or_else(|| no_such_consumer(&at))?;
+                let consumer = stream
+                    .consumers
+                    .remove(&at.consumer)
+                    .ok_or_else(|| no_such_consumer(&at))?;
                 consumer.retire(&mut stream);
                 Ok(())
             }
-            other => Err(Error::new(ErrorKind::Unsupported, format!("the memory engine cannot do {other:?}"))),
+            other => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the memory engine cannot do {other:?}"),
+            )),
         }
     }
 
@@ -51,7 +59,10 @@ impl MemoryEngine {
         if spec.subjects.is_empty() {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("stream {} has no subjects, so it would never store an event; give it some", spec.name),
+                format!(
+                    "stream {} has no subjects, so it would never store an event; give it some",
+                    spec.name
+                ),
             ));
         }
         let mut streams = self.bus.streams.write();
@@ -63,15 +74,22 @@ impl MemoryEngine {
                     [] => Ok(()),
                     _ => Err(Error::new(
                         ErrorKind::Drift,
-                        format!("stream {name} exists and differs: {}", differences.join("; ")),
+                        format!(
+                            "stream {name} exists and differs: {}",
+                            differences.join("; ")
+                        ),
                     )),
                 };
             }
-            let overlap = |filter: &&Filter| spec.subjects.iter().any(|other| other.overlaps(filter));
+            let overlap =
+                |filter: &&Filter| spec.subjects.iter().any(|other| other.overlaps(filter));
             if let Some(subjects) = found.subjects.iter().find(overlap) {
                 return Err(Error::new(
                     ErrorKind::Overlap,
-                    format!("stream {} would share subjects with stream {name}, which stores {subjects}", spec.name),
+                    format!(
+                        "stream {} would share subjects with stream {name}, which stores {subjects}",
+                        spec.name
+                    ),
                 ));
             }
         }
@@ -86,13 +104,19 @@ impl MemoryEngine {
         let mut stream = stream.lock();
         if let Some(found) = stream.consumers.get(&spec.at.consumer) {
             // Where it started is history: everything else must be as declared.
-            let found = ConsumerSpec { start: spec.start, ..found.spec.clone() };
+            let found = ConsumerSpec {
+                start: spec.start,
+                ..found.spec.clone()
+            };
             if found == spec {
                 return Ok(());
             }
             return Err(Error::new(
                 ErrorKind::Drift,
-                format!("consumer {} exists and differs: found {found:?}, declared {spec:?}", spec.at.consumer),
+                format!(
+                    "consumer {} exists and differs: found {found:?}, declared {spec:?}",
+                    spec.at.consumer
+                ),
             ));
         }
         if stream.spec.retention == Retention::WorkQueue {
@@ -107,7 +131,13 @@ impl MemoryEngine {
                 ));
             }
             let shares = |other: &&Consumer| {
-                spec.filters.iter().any(|filter| other.spec.filters.iter().any(|theirs| theirs.overlaps(filter)))
+                spec.filters.iter().any(|filter| {
+                    other
+                        .spec
+                        .filters
+                        .iter()
+                        .any(|theirs| theirs.overlaps(filter))
+                })
             };
             if let Some(other) = stream.consumers.values().find(shares) {
                 return Err(Error::new(
@@ -125,10 +155,17 @@ impl MemoryEngine {
         Ok(())
     }
 
-    fn with_consumer<T>(&self, at: &ConsumerRef, run: impl FnOnce(&mut Consumer, &mut Stream) -> T) -> Result<T> {
+    fn with_consumer<T>(
+        &self,
+        at: &ConsumerRef,
+        run: impl FnOnce(&mut Consumer, &mut Stream) -> T,
+    ) -> Result<T> {
         let stream = self.stream(&at.stream)?;
         let mut stream = stream.lock();
-        let mut consumer = stream.consumers.remove(&at.consumer).ok_or_else(|| no_such_consumer(at))?;
+        let mut consumer = stream
+            .consumers
+            .remove(&at.consumer)
+            .ok_or_else(|| no_such_consumer(at))?;
         let result = run(&mut consumer, &mut stream);
         stream.consumers.insert(at.consumer.clone(), consumer);
         Ok(result)
@@ -136,7 +173,13 @@ impl MemoryEngine {
 }
 
 fn no_such_consumer(at: &ConsumerRef) -> Error {
-    Error::new(ErrorKind::NoSuchConsumer, format!("there is no consumer {} on stream {}", at.consumer, at.stream))
+    Error::new(
+        ErrorKind::NoSuchConsumer,
+        format!(
+            "there is no consumer {} on stream {}",
+            at.consumer, at.stream
+        ),
+    )
 }
 
 fn check_consumer(spec: &ConsumerSpec) -> Result<()> {
@@ -149,7 +192,10 @@ fn check_consumer(spec: &ConsumerSpec) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(ErrorKind::InvalidConfig, format!("consumer {} {fault}", spec.at.consumer)))
+    Err(Error::new(
+        ErrorKind::InvalidConfig,
+        format!("consumer {} {fault}", spec.at.consumer),
+    ))
 }
 
 impl Topology for MemoryEngine {
@@ -161,10 +207,12 @@ impl Topology for MemoryEngine {
                 let mut stream = stream.lock();
                 stream.expire(self.bus.clock.now());
                 inspection.streams.push(stream.state());
-                inspection.consumers.extend(stream.consumers.values().map(|consumer| ConsumerState {
-                    spec: consumer.spec.clone(),
-                    backlog: consumer.backlog(&stream),
-                }));
+                inspection
+                    .consumers
+                    .extend(stream.consumers.values().map(|consumer| ConsumerState {
+                        spec: consumer.spec.clone(),
+                        backlog: consumer.backlog(&stream),
+                    }));
             }
             Ok(inspection)
         };
@@ -172,7 +220,9 @@ impl Topology for MemoryEngine {
     }
 
     fn apply(&self, changes: Vec<Change>) -> Boxed<'_, Result<()>> {
-        let applied = changes.into_iter().try_for_each(|change| self.apply_now(change));
+        let applied = changes
+            .into_iter()
+            .try_for_each(|change| self.apply_now(change));
         Box::pin(std::future::ready(applied))
     }
 
@@ -187,7 +237,9 @@ impl Topology for MemoryEngine {
         filter: &'a Filter,
         max: usize,
     ) -> Boxed<'a, Result<Vec<SubjectCount>>> {
-        let counts = self.stream(stream).map(|stream| stream.lock().subject_counts(filter, max));
+        let counts = self
+            .stream(stream)
+            .map(|stream| stream.lock().subject_counts(filter, max));
         Box::pin(std::future::ready(counts))
     }
 }

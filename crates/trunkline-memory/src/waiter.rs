@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Where tasks wait for more. Whoever adds something wakes it only if somebody is parked, which
 /// is one load on the way of every event.
@@ -13,14 +14,20 @@ pub(crate) struct Waiter {
 }
 
 /// A task that said, under the lock that guards what it waits for, that it is going to wait.
-pub(crate) struct Parked<'a>(&'a Waiter);
+pub(crate) struct Parked<'a> {
+    notified: Notified<'a>,
+    count: Count<'a>,
+}
+
+/// Counts a parked task for as long as it is.
+struct Count<'a>(&'a Waiter);
 
 impl Waiter {
     /// Announces a wait. Call it under the lock under which nothing was found, then release that
     /// and await: whoever adds something under the lock afterwards sees it.
     pub(crate) fn park(&self) -> Parked<'_> {
         self.parked.fetch_add(1, Ordering::Relaxed);
-        Parked(self)
+        Parked { notified: self.notify.notified(), count: Count(self) }
     }
 
     /// Wakes one task if any is parked. The lock orders this after the parking, so that relaxed
@@ -29,6 +36,11 @@ impl Waiter {
         if self.is_awaited() {
             self.notify.notify_one();
         }
+    }
+
+    /// Wakes every task that is parked: what each of them waits for has changed.
+    pub(crate) fn wake_all(&self) {
+        self.notify.notify_waiters();
     }
 
     /// Whether a task is parked.
@@ -40,11 +52,13 @@ impl Waiter {
 impl Parked<'_> {
     /// Waits to be woken; it may also wake for nothing.
     pub(crate) async fn wait(self) {
-        self.0.notify.notified().await;
+        let Self { notified, count } = self;
+        notified.await;
+        drop(count);
     }
 }
 
-impl Drop for Parked<'_> {
+impl Drop for Count<'_> {
     fn drop(&mut self) {
         self.0.parked.fetch_sub(1, Ordering::Relaxed);
     }

@@ -31,7 +31,10 @@ pub struct VirtualClock {
 impl VirtualClock {
     /// A clock that shows `base` now.
     pub fn starting_at(base: Timestamp) -> Self {
-        Self { base, start: Instant::now() }
+        Self {
+            base,
+            start: Instant::now(),
+        }
     }
 
     /// How much time has passed since the clock was made.

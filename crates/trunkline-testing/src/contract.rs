@@ -8,7 +8,11 @@
 //! the same way. Where the engine allows it time is virtual, so that a test that would hang runs
 //! into the end of its (virtual) hour at once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a property that panics has failed: that is its report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a property that panics has failed: that is its report"
+)]
 
 mod harness;
 mod matrix;
@@ -91,11 +95,21 @@ impl Property {
     pub fn check(&self, harness: &Arc<dyn Harness>) -> Verdict {
         let is_virtual = self.time == Time::Virtual && harness.allows_virtual_time();
         let runtime = if is_virtual {
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
         } else {
-            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(4)
+                .enable_all()
+                .build()
         };
-        let limit = if is_virtual { VIRTUAL_LIMIT } else { REAL_LIMIT };
+        let limit = if is_virtual {
+            VIRTUAL_LIMIT
+        } else {
+            REAL_LIMIT
+        };
         runtime.expect("a runtime").block_on(async {
             let trial = Trial::new(Arc::clone(harness), is_virtual);
             let declared = (self.needs)(&trial.engine().await.capabilities());
@@ -109,7 +123,11 @@ impl Property {
             match tokio::time::timeout(limit, running).await {
                 Ok(Ok(())) => verdict,
                 Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => panic!("{} on {} was not done after {limit:?}", self.name, harness.name()),
+                Err(_) => panic!(
+                    "{} on {} was not done after {limit:?}",
+                    self.name,
+                    harness.name()
+                ),
             }
         })
     }
@@ -117,7 +135,10 @@ impl Property {
 
 impl fmt::Debug for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Property").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Property")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,7 +147,10 @@ impl fmt::Debug for Property {
 /// # Panics
 /// When there is none.
 pub fn property(name: &str) -> &'static Property {
-    PROPERTIES.iter().find(|property| property.name == name).unwrap_or_else(|| panic!("there is no property {name}"))
+    PROPERTIES
+        .iter()
+        .find(|property| property.name == name)
+        .unwrap_or_else(|| panic!("there is no property {name}"))
 }
 
 type Result = std::result::Result<Verdict, String>;
@@ -137,11 +161,17 @@ static FOUND: Mutex<BTreeMap<(String, &'static str), Slot>> = Mutex::new(BTreeMa
 
 /// Runs a property on an engine, once in a process, and says what came of it.
 fn verdict(property: &'static Property, harness: &Arc<dyn Harness>) -> Result {
-    let slot = Arc::clone(FOUND.lock().entry((harness.name().to_owned(), property.name)).or_default());
+    let slot = Arc::clone(
+        FOUND
+            .lock()
+            .entry((harness.name().to_owned(), property.name))
+            .or_default(),
+    );
     let found = slot.get_or_init(|| {
         catch_unwind(AssertUnwindSafe(|| property.check(harness))).map_err(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(no message)".to_owned())
+            text.or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "(no message)".to_owned())
         })
     });
     found.clone()

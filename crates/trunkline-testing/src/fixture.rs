@@ -79,7 +79,9 @@ macro_rules! event {
 
             fn field(&self, name: &str) -> Option<Cow<'_, str>> {
                 let field: Option<(&str, fn(&$event) -> &String)> = $field;
-                field.filter(|(known, _)| *known == name).map(|(_, field)| field(self).key_text())
+                field
+                    .filter(|(known, _)| *known == name)
+                    .map(|(_, field)| field(self).key_text())
             }
         }
     };

@@ -76,7 +76,11 @@ impl TrackedSession {
     /// A session in which every stored event is meant for that many consumers, each of which
     /// tries at most 5 times.
     pub fn new(consumers: usize) -> Self {
-        Self { consumers, attempts: 5, work: Arc::new(watch::Sender::default()) }
+        Self {
+            consumers,
+            attempts: 5,
+            work: Arc::new(watch::Sender::default()),
+        }
     }
 
     /// Says how often the consumers try at most.
@@ -121,7 +125,10 @@ impl PublishLayer for TrackedSession {
     ) -> Boxed<'a, Vec<Published>> {
         Box::pin(async move {
             // Before, because a fast consumer may be done when the publisher hears of it.
-            let durable = batch.iter().filter(|outgoing| outgoing.stream().is_some()).count();
+            let durable = batch
+                .iter()
+                .filter(|outgoing| outgoing.stream().is_some())
+                .count();
             self.expect(durable * self.consumers);
             let published = next.run(batch).await;
             let stored = published
@@ -136,7 +143,11 @@ impl PublishLayer for TrackedSession {
 }
 
 impl HandleLayer for TrackedSession {
-    fn handle<'a>(&'a self, delivered: Delivered, next: HandleNext<'a>) -> Boxed<'a, Result<(), Failure>> {
+    fn handle<'a>(
+        &'a self,
+        delivered: Delivered,
+        next: HandleNext<'a>,
+    ) -> Boxed<'a, Result<(), Failure>> {
         Box::pin(async move {
             let run = Run {
                 id: delivered.incoming().envelope.id().clone(),
@@ -144,12 +155,17 @@ impl HandleLayer for TrackedSession {
                 attempt: delivered.attempt(),
                 verdict: Verdict::Cut,
             };
-            let mut guard = Guard { session: self, run: Some(run) };
+            let mut guard = Guard {
+                session: self,
+                run: Some(run),
+            };
             let result = next.run(delivered).await;
             if let Some(run) = &mut guard.run {
                 run.verdict = match &result {
                     Ok(()) => Verdict::Handled,
-                    Err(failure) if failure.disposition() == Some(Disposition::Permanent) => Verdict::Refused,
+                    Err(failure) if failure.disposition() == Some(Disposition::Permanent) => {
+                        Verdict::Refused
+                    }
                     Err(_) => Verdict::Failed,
                 };
             }

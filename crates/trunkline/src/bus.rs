@@ -122,7 +122,10 @@ impl Bus {
 
     /// Makes a value available to handlers as [`State<T>`](crate::State); one for each type.
     pub fn state<T: Any + Send + Sync>(&self, value: T) -> &Self {
-        self.inner.states.write().insert(TypeId::of::<T>(), Arc::new(value));
+        self.inner
+            .states
+            .write()
+            .insert(TypeId::of::<T>(), Arc::new(value));
         self
     }
 
@@ -163,14 +166,19 @@ impl Bus {
         let info = EventInfo::of::<E>()?;
         self.inner.catalogue.check(&info.event_type)?;
         let destination = Arc::new(Destination::new(&self.inner, info, E::SUBJECT.literal()?)?);
-        self.inner.destinations.write().insert(TypeId::of::<E>(), Arc::clone(&destination));
+        self.inner
+            .destinations
+            .write()
+            .insert(TypeId::of::<E>(), Arc::clone(&destination));
         Ok(destination)
     }
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bus").field("engine", &self.inner.engine.name()).finish_non_exhaustive()
+        f.debug_struct("Bus")
+            .field("engine", &self.inner.engine.name())
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +190,12 @@ impl Inner {
 
     /// The stream that stores everything that the filter matches.
     pub(crate) fn stream_of(&self, filter: &Filter) -> Option<&Name> {
-        let covers = |stream: &&StreamSpec| stream.subjects.iter().any(|subjects| subjects.covers(filter));
+        let covers = |stream: &&StreamSpec| {
+            stream
+                .subjects
+                .iter()
+                .any(|subjects| subjects.covers(filter))
+        };
         self.streams.iter().find(covers).map(|stream| &stream.name)
     }
 }
@@ -211,11 +224,17 @@ pub(crate) struct CatalogueEntry {
 impl Catalogue {
     pub(crate) fn add<E: Event>(&mut self) -> Result<()> {
         let info = EventInfo::of::<E>()?;
-        let entry = CatalogueEntry { info: info.clone(), read: read::<E> };
+        let entry = CatalogueEntry {
+            info: info.clone(),
+            read: read::<E>,
+        };
         match self.types.insert(E::TYPE.into(), entry) {
             Some(other) if other.info != info => Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("two types are registered as {:?}, and they differ; give each a name of its own", E::TYPE),
+                format!(
+                    "two types are registered as {:?}, and they differ; give each a name of its own",
+                    E::TYPE
+                ),
             )),
             _ => Ok(()),
         }
@@ -229,7 +248,10 @@ impl Catalogue {
         let known: Vec<_> = self.types.keys().map(SmolStr::as_str).collect();
         Err(Error::new(
             ErrorKind::NotInCatalogue,
-            format!("{event_type:?} is not in this bus's catalogue, which has {}", known.join(", ")),
+            format!(
+                "{event_type:?} is not in this bus's catalogue, which has {}",
+                known.join(", ")
+            ),
         ))
     }
 
@@ -245,7 +267,9 @@ impl Catalogue {
         };
         Err(Error::new(
             ErrorKind::MatchesNothing,
-            format!("filter {filter} matches no event type of this bus; {hint}; `*` is one token, `>` one or more"),
+            format!(
+                "filter {filter} matches no event type of this bus; {hint}; `*` is one token, `>` one or more"
+            ),
         ))
     }
 }

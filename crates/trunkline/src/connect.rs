@@ -203,7 +203,15 @@ impl Connect {
             source = %settings.source,
             "connected to the bus"
         );
-        Ok(Bus::new(engine, self.clock, settings, self.catalogue, streams, self.publish_layers, self.handle_layers))
+        Ok(Bus::new(
+            engine,
+            self.clock,
+            settings,
+            self.catalogue,
+            streams,
+            self.publish_layers,
+            self.handle_layers,
+        ))
     }
 }
 
@@ -217,10 +225,15 @@ impl IntoFuture for Connect {
 }
 
 fn checked_source(source: &str) -> Result<SmolStr> {
-    if source.is_empty() || source.len() > 200 || source.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if source.is_empty()
+        || source.len() > 200
+        || source.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
-            format!("source {source:?} is not 1 to 200 characters without white space; name the service, as in /billing"),
+            format!(
+                "source {source:?} is not 1 to 200 characters without white space; name the service, as in /billing"
+            ),
         ));
     }
     Ok(source.into())
@@ -243,7 +256,10 @@ fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Engine>> {
         #[cfg(feature = "memory")]
         "memory" => {
             let options = trunkline_memory::MemoryOptions::from_url(url)?;
-            Ok(Arc::new(trunkline_memory::MemoryEngine::connect(options, Arc::clone(clock))?))
+            Ok(Arc::new(trunkline_memory::MemoryEngine::connect(
+                options,
+                Arc::clone(clock),
+            )?))
         }
         #[cfg(not(feature = "memory"))]
         "memory" => {
@@ -256,13 +272,22 @@ fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Engine>> {
         // Only the scheme: the rest of a URL may hold a password.
         _ => Err(Error::new(
             ErrorKind::InvalidUrl,
-            format!("there is no engine for URLs that begin with {scheme:?}; this build knows `memory:` and `memory:name`"),
+            format!(
+                "there is no engine for URLs that begin with {scheme:?}; this build knows `memory:` and `memory:name`"
+            ),
         )),
     }
 }
 
-fn declare(settings: &Settings, own: Vec<StreamSpec>, catalogue: &Catalogue) -> Result<Declaration> {
-    let mut declaration = Declaration { streams: own, ..Declaration::default() };
+fn declare(
+    settings: &Settings,
+    own: Vec<StreamSpec>,
+    catalogue: &Catalogue,
+) -> Result<Declaration> {
+    let mut declaration = Declaration {
+        streams: own,
+        ..Declaration::default()
+    };
     let roots = &settings.roots;
     let below = |root: &Subject| Filter::new(format!("{root}.>"));
     let mut unrooted = Vec::new();
@@ -272,7 +297,10 @@ fn declare(settings: &Settings, own: Vec<StreamSpec>, catalogue: &Catalogue) -> 
         if info.class == Class::Durable && roots.events.is_none() {
             unrooted.push(filter.clone());
         }
-        let placement = Placement { event_type: info.event_type.as_str().to_owned(), filter };
+        let placement = Placement {
+            event_type: info.event_type.as_str().to_owned(),
+            filter,
+        };
         match info.class {
             Class::Ephemeral => declaration.unstored.push(placement),
             Class::Durable | Class::Command => declaration.stored.push(placement),
@@ -284,11 +312,19 @@ fn declare(settings: &Settings, own: Vec<StreamSpec>, catalogue: &Catalogue) -> 
             None => unrooted,
         };
         if !subjects.is_empty() {
-            declaration.streams.push(StreamSpec::new(Name::new("EVENTS")?, subjects));
+            declaration
+                .streams
+                .push(StreamSpec::new(Name::new("EVENTS")?, subjects));
         }
     }
-    declaration.streams.push(StreamSpec::work_queue(Name::new("COMMANDS")?, vec![below(&roots.commands)?]));
-    declaration.streams.push(StreamSpec::dead_letters(settings.dead_letters.clone(), vec![below(&roots.dlq)?]));
+    declaration.streams.push(StreamSpec::work_queue(
+        Name::new("COMMANDS")?,
+        vec![below(&roots.commands)?],
+    ));
+    declaration.streams.push(StreamSpec::dead_letters(
+        settings.dead_letters.clone(),
+        vec![below(&roots.dlq)?],
+    ));
     declaration.unstored.push(Placement {
         event_type: "(every ephemeral type)".to_owned(),
         filter: below(&roots.live)?,

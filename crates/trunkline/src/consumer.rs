@@ -14,6 +14,7 @@
 //! ```
 
 mod dead_letter;
+mod declared;
 mod member;
 mod pool;
 mod receiver;
@@ -37,6 +38,7 @@ use crate::handler::{Handler, Registered, Registration};
 use crate::layer::HandleLayer;
 use member::{Member, Source};
 
+pub use declared::{Declare, Declared};
 pub use receiver::{Receiver, Work};
 pub use retry::Retry;
 
@@ -156,19 +158,31 @@ impl Consumer {
             let info = handler.info()?;
             let filter = info.filter.below(self.bus.inner.root(info.class))?;
             let stream = self.bus.inner.stream_of(&filter).ok_or_else(|| {
-                Error::new(ErrorKind::NotStored, format!("no stream stores {:?}", info.event_type))
+                Error::new(
+                    ErrorKind::NotStored,
+                    format!("no stream stores {:?}", info.event_type),
+                )
             })?;
             filters.entry(stream.clone()).or_default().push(filter);
-            if handlers.insert(SmolStr::from(info.event_type.as_str()), Arc::clone(handler)).is_some() {
+            if handlers
+                .insert(SmolStr::from(info.event_type.as_str()), Arc::clone(handler))
+                .is_some()
+            {
                 return Err(Error::new(
                     ErrorKind::NoHandler,
-                    format!("consumer {name} has two handlers for {:?}; give it one", info.event_type),
+                    format!(
+                        "consumer {name} has two handlers for {:?}; give it one",
+                        info.event_type
+                    ),
                 ));
             }
         }
         let mut sources = Vec::new();
         for (stream, filters) in filters {
-            let at = ConsumerRef { stream, consumer: name.clone() };
+            let at = ConsumerRef {
+                stream,
+                consumer: name.clone(),
+            };
             self.ensure(&at, filters).await?;
             let (feed, settler) = self.bus.inner.engine.consume().open(&at).await?;
             sources.push(Source::new(at.stream, feed, settler));
@@ -184,7 +198,10 @@ impl Consumer {
             ack_wait: self.ack_wait,
             on_gap,
         });
-        let control = watch::Sender::new(Control { stop: None, concurrency: self.concurrency });
+        let control = watch::Sender::new(Control {
+            stop: None,
+            concurrency: self.concurrency,
+        });
         let (report, ended) = watch::channel(None);
         let member = Member::new(shared, sources, control.subscribe(), report);
         tokio::spawn(member.run());
@@ -201,22 +218,38 @@ impl Consumer {
     fn check(&self, name: &Name) -> Result<()> {
         let refuse = |kind, fault: &str| Err(Error::new(kind, format!("consumer {name} {fault}")));
         if self.handlers.is_empty() {
-            return refuse(ErrorKind::NoHandler, "has no handler; give it one with `.on(handler)`");
+            return refuse(
+                ErrorKind::NoHandler,
+                "has no handler; give it one with `.on(handler)`",
+            );
         }
         if self.concurrency == 0 || self.concurrency > 10_000 {
-            return refuse(ErrorKind::InvalidConfig, "must run between 1 and 10 000 handlers at once");
+            return refuse(
+                ErrorKind::InvalidConfig,
+                "must run between 1 and 10 000 handlers at once",
+            );
         }
         if self.ack_wait < Duration::from_secs(1) {
-            return refuse(ErrorKind::InvalidConfig, "has an ack wait below 1 s, which leaves no time to renew leases");
+            return refuse(
+                ErrorKind::InvalidConfig,
+                "has an ack wait below 1 s, which leaves no time to renew leases",
+            );
         }
-        self.retry.check().map_err(|error| error.at(format!("consumer {name}")))
+        self.retry
+            .check()
+            .map_err(|error| error.at(format!("consumer {name}")))
     }
 
     /// Makes the consumer, or adds this member's filters to the one that exists: members of
     /// different versions may know different types, and none of them may be left out.
     async fn ensure(&self, at: &ConsumerRef, mut filters: Vec<Filter>) -> Result<()> {
         let topology = self.bus.inner.engine.topology();
-        let found = topology.inspect().await?.consumers.into_iter().find(|state| state.spec.at == *at);
+        let found = topology
+            .inspect()
+            .await?
+            .consumers
+            .into_iter()
+            .find(|state| state.spec.at == *at);
         let mut spec = ConsumerSpec {
             at: at.clone(),
             filters: Vec::new(),
@@ -230,7 +263,8 @@ impl Consumer {
                 Change::CreateConsumer(spec)
             }
             Some(state) => {
-                filters.retain(|filter| !state.spec.filters.iter().any(|known| known.covers(filter)));
+                filters
+                    .retain(|filter| !state.spec.filters.iter().any(|known| known.covers(filter)));
                 if filters.is_empty() && state.spec.ack_wait == spec.ack_wait {
                     return Ok(());
                 }
@@ -343,7 +377,10 @@ impl ConsumerHandle {
             Ok(report) => report.clone().unwrap_or_default(),
             // The runtime dropped the member's task: nobody can tell what it did.
             Err(_) => StopReport {
-                failed: Some(Error::new(ErrorKind::Closed, "the member's runtime was shut down")),
+                failed: Some(Error::new(
+                    ErrorKind::Closed,
+                    "the member's runtime was shut down",
+                )),
                 ..StopReport::default()
             },
         }
@@ -365,7 +402,8 @@ impl ConsumerHandle {
                 format!("concurrency must be between 1 and 10 000, not {concurrency}"),
             ));
         }
-        self.control.send_modify(|control| control.concurrency = concurrency);
+        self.control
+            .send_modify(|control| control.concurrency = concurrency);
         Ok(())
     }
 }

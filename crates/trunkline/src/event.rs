@@ -90,7 +90,10 @@ impl Template {
                     None => {
                         return Err(Error::new(
                             ErrorKind::InvalidSubject,
-                            format!("field `{name}` of {} is empty, but its subject needs it", E::TYPE),
+                            format!(
+                                "field `{name}` of {} is empty, but its subject needs it",
+                                E::TYPE
+                            ),
                         ));
                     }
                 },

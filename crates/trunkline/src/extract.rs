@@ -172,7 +172,9 @@ impl Context {
 
 impl FromDelivery for Context {
     fn from_delivery(delivered: &Delivered) -> Result<Self, Failure> {
-        Ok(Self { delivered: delivered.clone() })
+        Ok(Self {
+            delivered: delivered.clone(),
+        })
     }
 
     fn check(_: &Bus) -> Result<()> {

@@ -32,8 +32,16 @@ pub enum Disposition {
 }
 
 impl Failure {
-    pub(crate) fn new(disposition: Disposition, reason: &'static str, cause: impl Into<Cause>) -> Self {
-        Self { disposition: Some(disposition), reason, cause: cause.into() }
+    pub(crate) fn new(
+        disposition: Disposition,
+        reason: &'static str,
+        cause: impl Into<Cause>,
+    ) -> Self {
+        Self {
+            disposition: Some(disposition),
+            reason,
+            cause: cause.into(),
+        }
     }
 
     /// What the handler said; `None` leaves it to the consumer's [`Classify`] rules.
@@ -67,7 +75,11 @@ impl Failure {
 
 impl<E: Into<Cause>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { disposition: None, reason: "failed", cause: error.into() }
+        Self {
+            disposition: None,
+            reason: "failed",
+            cause: error.into(),
+        }
     }
 }
 
@@ -104,15 +116,24 @@ pub trait FailureExt: Sized {
 
 impl<E: Into<Failure>> FailureExt for E {
     fn permanent(self) -> Failure {
-        Failure { disposition: Some(Disposition::Permanent), ..self.into() }
+        Failure {
+            disposition: Some(Disposition::Permanent),
+            ..self.into()
+        }
     }
 
     fn throttled(self, delay: Duration) -> Failure {
-        Failure { disposition: Some(Disposition::Throttled(delay)), ..self.into() }
+        Failure {
+            disposition: Some(Disposition::Throttled(delay)),
+            ..self.into()
+        }
     }
 
     fn snooze(self, delay: Duration) -> Failure {
-        Failure { disposition: Some(Disposition::Snooze(delay)), ..self.into() }
+        Failure {
+            disposition: Some(Disposition::Snooze(delay)),
+            ..self.into()
+        }
     }
 }
 
@@ -193,9 +214,20 @@ mod tests {
         let delay = Duration::from_secs(3);
         check(Declined.into(), &[], Disposition::Transient);
         check(Declined.into(), &[rule::<Declined>], Disposition::Permanent);
-        check(While(Declined).into(), &[rule::<Declined>], Disposition::Permanent);
-        check(Declined.throttled(delay), &[rule::<Declined>], Disposition::Throttled(delay));
+        check(
+            While(Declined).into(),
+            &[rule::<Declined>],
+            Disposition::Permanent,
+        );
+        check(
+            Declined.throttled(delay),
+            &[rule::<Declined>],
+            Disposition::Throttled(delay),
+        );
         check("text".snooze(delay), &[], Disposition::Snooze(delay));
-        assert_eq!(Failure::from(While(Declined)).chain(), "while charging: declined");
+        assert_eq!(
+            Failure::from(While(Declined)).chain(),
+            "while charging: declined"
+        );
     }
 }

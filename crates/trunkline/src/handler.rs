@@ -53,7 +53,12 @@ impl Delivered {
 
     pub(crate) async fn stopping(&self) {
         // An error means that the consumer is gone, which is as stopped as it gets.
-        let _ = self.member.stopping.clone().wait_for(|stopping| *stopping).await;
+        let _ = self
+            .member
+            .stopping
+            .clone()
+            .wait_for(|stopping| *stopping)
+            .await;
     }
 }
 
@@ -142,10 +147,17 @@ fn decode_data<E: Event>(envelope: &Envelope) -> Result<E> {
 
 fn decode<E: Event>(json: &[u8], envelope: &Envelope) -> Result<E> {
     serde_json::from_slice(json).map_err(|error| {
-        let version = envelope.version().map_or_else(String::new, |version| format!(" (version {version})"));
+        let version = envelope
+            .version()
+            .map_or_else(String::new, |version| format!(" (version {version})"));
         Error::new(
             ErrorKind::Decode,
-            format!("the data of event {}{version} is not a {} of version {}", envelope.id(), E::TYPE, E::VERSION),
+            format!(
+                "the data of event {}{version} is not a {} of version {}",
+                envelope.id(),
+                E::TYPE,
+                E::VERSION
+            ),
         )
         .caused_by(error)
     })
@@ -154,7 +166,9 @@ fn decode<E: Event>(json: &[u8], envelope: &Envelope) -> Result<E> {
 /// A newer version that does not fit waits for a program that knows it; anything else never will.
 fn undecodable<E: Event>(envelope: &Envelope, error: Error) -> Failure {
     match envelope.version() {
-        Some(version) if version > E::VERSION => Failure::new(Disposition::Transient, "unsupported_version", error),
+        Some(version) if version > E::VERSION => {
+            Failure::new(Disposition::Transient, "unsupported_version", error)
+        }
         _ => Failure::new(Disposition::Permanent, "undecodable", error),
     }
 }
@@ -247,7 +261,10 @@ pub(crate) struct Registration<H, Args> {
 
 impl<H, Args> Registration<H, Args> {
     pub(crate) fn new(handler: H) -> Self {
-        Self { handler, args: PhantomData }
+        Self {
+            handler,
+            args: PhantomData,
+        }
     }
 }
 

@@ -46,7 +46,11 @@ pub use crate::publish::Outgoing;
 /// and learns what became of them.
 pub trait PublishLayer: Send + Sync + 'static {
     /// Publishes a batch through `next`. The answer has one entry for each item, in its place.
-    fn publish<'a>(&'a self, batch: Vec<Outgoing>, next: PublishNext<'a>) -> Boxed<'a, Vec<Published>>;
+    fn publish<'a>(
+        &'a self,
+        batch: Vec<Outgoing>,
+        next: PublishNext<'a>,
+    ) -> Boxed<'a, Vec<Published>>;
 }
 
 /// The rest of the way of a batch.
@@ -59,7 +63,13 @@ impl<'a> PublishNext<'a> {
     /// Goes on.
     pub fn run(self, batch: Vec<Outgoing>) -> Boxed<'a, Vec<Published>> {
         match self.layers.split_first() {
-            Some((layer, layers)) => layer.publish(batch, PublishNext { layers, inner: self.inner }),
+            Some((layer, layers)) => layer.publish(
+                batch,
+                PublishNext {
+                    layers,
+                    inner: self.inner,
+                },
+            ),
             None => Box::pin(send_all(self.inner, batch)),
         }
     }
@@ -68,7 +78,11 @@ impl<'a> PublishNext<'a> {
 /// Something around handling: it may run before and after, refuse, or not go on at all.
 pub trait HandleLayer: Send + Sync + 'static {
     /// Handles an event through `next`.
-    fn handle<'a>(&'a self, delivered: Delivered, next: HandleNext<'a>) -> Boxed<'a, Result<(), Failure>>;
+    fn handle<'a>(
+        &'a self,
+        delivered: Delivered,
+        next: HandleNext<'a>,
+    ) -> Boxed<'a, Result<(), Failure>>;
 }
 
 /// The rest of the way of an event to its handler.
@@ -81,7 +95,13 @@ impl<'a> HandleNext<'a> {
     /// Goes on.
     pub fn run(self, delivered: Delivered) -> Boxed<'a, Result<(), Failure>> {
         match self.layers.split_first() {
-            Some((layer, layers)) => layer.handle(delivered, HandleNext { layers, handler: self.handler }),
+            Some((layer, layers)) => layer.handle(
+                delivered,
+                HandleNext {
+                    layers,
+                    handler: self.handler,
+                },
+            ),
             None => self.handler.call(delivered),
         }
     }

@@ -33,7 +33,7 @@ mod bus;
 mod connect;
 
 mod publish;
-mod raw;
+pub mod raw;
 mod receive;
 mod subscribe;
 
@@ -48,9 +48,11 @@ mod lifecycle;
 
 pub use trunkline_core as core;
 pub use trunkline_core::engine::{Gap, Link, Position as Start, Seq};
-pub use trunkline_core::{Attribute, Data, Envelope, Error, ErrorKind, EventId, Filter, Headers, Name, Result, Timestamp};
+pub use trunkline_core::{
+    Attribute, Data, Envelope, Error, ErrorKind, EventId, Filter, Headers, Name, Result, Timestamp,
+};
 #[cfg(feature = "macros")]
-pub use trunkline_macros::Event;
+pub use trunkline_macros::{Event, handler};
 
 pub use bus::Bus;
 pub use connect::{Connect, TopologyMode};

@@ -44,7 +44,9 @@ impl Bus {
         }
         let (mut cancelled, mut finished) = (0, 0);
         while let Some(report) = stopping.join_next().await {
-            let report = report.map_err(|error| Error::new(ErrorKind::Internal, "a consumer's stop failed").caused_by(error))?;
+            let report = report.map_err(|error| {
+                Error::new(ErrorKind::Internal, "a consumer's stop failed").caused_by(error)
+            })?;
             cancelled += report.cancelled;
             finished += report.finished;
         }
@@ -72,7 +74,8 @@ impl Bus {
 #[cfg(unix)]
 fn signal() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let no_signals = |error| Error::new(ErrorKind::Internal, "signals cannot be received").caused_by(error);
+    let no_signals =
+        |error| Error::new(ErrorKind::Internal, "signals cannot be received").caused_by(error);
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     Ok(async move {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use smallvec::smallvec;
 use smol_str::SmolStr;
 use trunkline_core::engine::{Append, AppendMode, Batch, Expect, Message, Outcome, Route, Seq};
+use trunkline_core::envelope::ValueType;
 use trunkline_core::error::Cause;
 use trunkline_core::wire::Body;
-use trunkline_core::envelope::ValueType;
 use trunkline_core::{
-    Attribute, Data, Envelope, Error, ErrorKind, EventId, Headers, Name, Result, SharedValue, Subject, Timestamp,
+    Attribute, Data, Envelope, Error, ErrorKind, EventId, Headers, Name, Result, SharedValue,
+    Subject, Timestamp,
 };
 
 use crate::bus::{Bus, Inner};
@@ -59,9 +60,11 @@ impl Published {
         match self {
             Published::Stored(receipt) => Ok(receipt),
             Published::Refused(error) | Published::Unknown(error) => Err(error),
-            Published::Sent(id) => {
-                Err(Error::new(ErrorKind::WrongVerb, "the event is ephemeral: it was sent, not stored").about(id))
-            }
+            Published::Sent(id) => Err(Error::new(
+                ErrorKind::WrongVerb,
+                "the event is ephemeral: it was sent, not stored",
+            )
+            .about(id)),
         }
     }
 }
@@ -108,20 +111,35 @@ impl Destination {
             (Class::Ephemeral, Some(stream)) => {
                 return Err(Error::new(
                     ErrorKind::Overlap,
-                    format!("ephemeral type {:?} on {filter} would be stored by stream {stream}", info.event_type),
+                    format!(
+                        "ephemeral type {:?} on {filter} would be stored by stream {stream}",
+                        info.event_type
+                    ),
                 ));
             }
             (_, Some(stream)) => Some(stream.clone()),
             (_, None) => {
                 return Err(Error::new(
                     ErrorKind::NotStored,
-                    format!("no stream stores the events of {:?} on {filter}; give one a filter that covers it", info.event_type),
+                    format!(
+                        "no stream stores the events of {:?} on {filter}; give one a filter that covers it",
+                        info.event_type
+                    ),
                 ));
             }
         };
         let subject = literal.map(|subject| subject.below(root)).transpose()?;
-        let route = subject.as_ref().filter(|_| stream.is_none()).map(|subject| inner.engine.live().route(subject));
-        Ok(Self { event_type: info.event_type.as_str().into(), info, stream, subject, route })
+        let route = subject
+            .as_ref()
+            .filter(|_| stream.is_none())
+            .map(|subject| inner.engine.live().route(subject));
+        Ok(Self {
+            event_type: info.event_type.as_str().into(),
+            info,
+            stream,
+            subject,
+            route,
+        })
     }
 
     pub(crate) fn info(&self) -> &EventInfo {
@@ -132,17 +150,33 @@ impl Destination {
         self.stream.as_ref()
     }
 
-    fn outgoing<E: Event>(&self, inner: &Inner, event: Arc<E>, options: Options) -> Result<Outgoing> {
+    fn outgoing<E: Event>(
+        &self,
+        inner: &Inner,
+        event: Arc<E>,
+        options: Options,
+    ) -> Result<Outgoing> {
         let subject = match &self.subject {
             Some(subject) => subject.clone(),
-            None => E::SUBJECT.subject(&*event)?.below(inner.root(self.info.class))?,
+            None => E::SUBJECT
+                .subject(&*event)?
+                .below(inner.root(self.info.class))?,
         };
-        let Options { id, key, time, correlation, headers, rare, fault } = options;
+        let Options {
+            id,
+            key,
+            time,
+            correlation,
+            headers,
+            rare,
+            fault,
+        } = options;
         if let Some(fault) = fault {
             return Err(fault);
         }
+        check_headers(&headers)?;
         let key = match key.or_else(|| event.key().map(SmolStr::from)) {
-            Some(key) => Some(checked_key(key)?).filter(|key| !key.is_empty()),
+            Some(key) => Some(checked_key(key)?),
             None => None,
         };
         let now = inner.clock.now();
@@ -153,7 +187,10 @@ impl Destination {
             time.unwrap_or(now),
             self.info.version,
             key,
-            Data::Value(SharedValue::new(event, const { &ValueType::of::<E>(encode::<E>) })),
+            Data::Value(SharedValue::new(
+                event,
+                const { &ValueType::of::<E>(encode::<E>) },
+            )),
         ));
         if correlation.is_some() || rare.is_some() {
             let mut own = Arc::unwrap_or_clone(envelope);
@@ -165,7 +202,12 @@ impl Destination {
             }
             envelope = Arc::new(own);
         }
-        Ok(Outgoing { envelope, headers, subject, stream: self.stream.clone() })
+        Ok(Outgoing {
+            envelope,
+            headers,
+            subject,
+            stream: self.stream.clone(),
+        })
     }
 }
 
@@ -173,8 +215,31 @@ pub(crate) fn checked_key(key: SmolStr) -> Result<SmolStr> {
     if key.len() <= MAX_KEY_BYTES {
         return Ok(key);
     }
-    let message = format!("a key has {} bytes, the limit is {MAX_KEY_BYTES}", key.len());
+    let message = format!(
+        "a key has {} bytes, the limit is {MAX_KEY_BYTES}",
+        key.len()
+    );
     Err(Error::new(ErrorKind::OverLimit, message))
+}
+
+/// Refuses headers that have a meaning on the wire, where they would change how an event is read.
+pub(crate) fn check_headers(headers: &Headers) -> Result<()> {
+    let reserved = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name == "content-type"
+            || ["ce-", "nats-", "trunkline-"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+    };
+    match headers.iter().find(|(name, _)| reserved(name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::new(
+            ErrorKind::InvalidHeader,
+            format!(
+                "header {name:?} is reserved: `content-type`, `ce-`, `nats-` and `trunkline-` have a meaning of their own"
+            ),
+        )),
+    }
 }
 
 fn encode<E: Event>(value: &(dyn std::any::Any + Send + Sync)) -> Result<Vec<u8>, Cause> {
@@ -217,7 +282,12 @@ pub struct Emit;
 
 impl<E: Event, V> Sending<E, V> {
     fn new(bus: &Bus, event: E) -> Self {
-        Self { bus: bus.clone(), event: Arc::new(event), options: Options::default(), verb: PhantomData }
+        Self {
+            bus: bus.clone(),
+            event: Arc::new(event),
+            options: Options::default(),
+            verb: PhantomData,
+        }
     }
 
     /// Adds a header beside the event.
@@ -310,9 +380,11 @@ impl<E: Event> IntoFuture for Sending<E, Emit> {
 fn sent(published: Published) -> Result<EventId> {
     match published {
         Published::Sent(id) => Ok(id),
-        Published::Stored(receipt) => {
-            Err(Error::new(ErrorKind::WrongVerb, "the event is durable: it was stored, not sent").about(receipt.id))
-        }
+        Published::Stored(receipt) => Err(Error::new(
+            ErrorKind::WrongVerb,
+            "the event is durable: it was stored, not sent",
+        )
+        .about(receipt.id)),
         Published::Refused(error) | Published::Unknown(error) => Err(error),
     }
 }
@@ -352,7 +424,10 @@ impl Bus {
     ///
     /// # Errors
     /// Only when none could be tried: [`ErrorKind::Closed`], [`ErrorKind::NotStored`] and the like.
-    pub async fn publish_batch<E: Event>(&self, events: impl IntoIterator<Item = E>) -> Result<Vec<Published>>
+    pub async fn publish_batch<E: Event>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Published>>
     where
         E::Delivery: Stored,
     {
@@ -369,13 +444,21 @@ pub struct Publisher<E> {
 
 impl<E> Clone for Publisher<E> {
     fn clone(&self) -> Self {
-        Self { bus: self.bus.clone(), destination: Arc::clone(&self.destination), event: PhantomData }
+        Self {
+            bus: self.bus.clone(),
+            destination: Arc::clone(&self.destination),
+            event: PhantomData,
+        }
     }
 }
 
 impl<E: Event> Publisher<E> {
     pub(crate) fn new(bus: Bus, destination: Arc<Destination>) -> Self {
-        Self { bus, destination, event: PhantomData }
+        Self {
+            bus,
+            destination,
+            event: PhantomData,
+        }
     }
 
     /// As [`Bus::publish`].
@@ -405,7 +488,9 @@ impl<E: Event> Publisher<E> {
     fn send(&self, event: E) -> impl Future<Output = Result<Published>> + Send {
         // Shared before the future exists, so that the value is moved once and not from state to
         // state.
-        let outgoing = self.destination.outgoing(&self.bus.inner, Arc::new(event), Options::default());
+        let outgoing =
+            self.destination
+                .outgoing(&self.bus.inner, Arc::new(event), Options::default());
         async { Ok(send_one(&self.bus.inner, outgoing?, self.destination.route.as_ref()).await) }
     }
 
@@ -417,8 +502,10 @@ impl<E: Event> Publisher<E> {
     where
         E::Delivery: Stored,
     {
-        let outgoing =
-            |event| self.destination.outgoing(&self.bus.inner, Arc::new(event), Options::default());
+        let outgoing = |event| {
+            self.destination
+                .outgoing(&self.bus.inner, Arc::new(event), Options::default())
+        };
         let prepared = events.into_iter().map(outgoing).collect();
         Ok(send_prepared(&self.bus.inner, prepared).await)
     }
@@ -426,9 +513,22 @@ impl<E: Event> Publisher<E> {
 
 async fn send_one(inner: &Inner, outgoing: Outgoing, route: Option<&Arc<dyn Route>>) -> Published {
     if !inner.publish_layers.is_empty() {
-        let next = PublishNext { layers: &inner.publish_layers, inner };
-        let missing = || Published::Refused(Error::new(ErrorKind::Internal, "a layer answered for no event"));
-        return next.run(vec![outgoing]).await.into_iter().next().unwrap_or_else(missing);
+        let next = PublishNext {
+            layers: &inner.publish_layers,
+            inner,
+        };
+        let missing = || {
+            Published::Refused(Error::new(
+                ErrorKind::Internal,
+                "a layer answered for no event",
+            ))
+        };
+        return next
+            .run(vec![outgoing])
+            .await
+            .into_iter()
+            .next()
+            .unwrap_or_else(missing);
     }
     match (outgoing.stream.clone(), route) {
         (None, Some(route)) => {
@@ -441,12 +541,18 @@ async fn send_one(inner: &Inner, outgoing: Outgoing, route: Option<&Arc<dyn Rout
         (None, None) => emit_run(inner, vec![outgoing]).await.remove(0),
         (Some(stream), _) => {
             let id = outgoing.envelope.id().clone();
-            let appended =
-                inner.engine.log().append(&stream, smallvec![append(outgoing)], AppendMode::Each).completed().await;
+            let appended = inner
+                .engine
+                .log()
+                .append(&stream, smallvec![append(outgoing)], AppendMode::Each)
+                .completed()
+                .await;
             match appended {
                 Ok(outcomes) => match outcomes.into_iter().next() {
                     Some(outcome) => published(id, &stream, outcome),
-                    None => Published::Unknown(Error::new(ErrorKind::Internal, "the engine gave no outcome").about(id)),
+                    None => Published::Unknown(
+                        Error::new(ErrorKind::Internal, "the engine gave no outcome").about(id),
+                    ),
                 },
                 Err(error) => Published::Refused(error.about(id)),
             }
@@ -455,7 +561,10 @@ async fn send_one(inner: &Inner, outgoing: Outgoing, route: Option<&Arc<dyn Rout
 }
 
 /// Sends what could be prepared; what could not keeps its place and its error.
-pub(crate) async fn send_prepared(inner: &Inner, prepared: Vec<Result<Outgoing>>) -> Vec<Published> {
+pub(crate) async fn send_prepared(
+    inner: &Inner,
+    prepared: Vec<Result<Outgoing>>,
+) -> Vec<Published> {
     let mut refused = Vec::new();
     let mut batch = Vec::with_capacity(prepared.len());
     for (index, item) in prepared.into_iter().enumerate() {
@@ -464,7 +573,12 @@ pub(crate) async fn send_prepared(inner: &Inner, prepared: Vec<Result<Outgoing>>
             Err(error) => refused.push((index, error)),
         }
     }
-    let mut published = PublishNext { layers: &inner.publish_layers, inner }.run(batch).await;
+    let mut published = PublishNext {
+        layers: &inner.publish_layers,
+        inner,
+    }
+    .run(batch)
+    .await;
     for (index, error) in refused {
         published.insert(index.min(published.len()), Published::Refused(error));
     }
@@ -487,15 +601,25 @@ pub(crate) async fn send_all(inner: &Inner, batch: Vec<Outgoing>) -> Vec<Publish
         }
         match stream {
             None => published.extend(emit_run(inner, run).await),
-            Some(stream) => published.extend(append_run(inner, &stream, run, &mut failed_keys).await),
+            Some(stream) => {
+                published.extend(append_run(inner, &stream, run, &mut failed_keys).await)
+            }
         }
     }
     published
 }
 
 async fn emit_run(inner: &Inner, run: Vec<Outgoing>) -> Vec<Published> {
-    let ids: Vec<EventId> = run.iter().map(|outgoing| outgoing.envelope.id().clone()).collect();
-    let result = inner.engine.live().send(run.into_iter().map(message).collect()).completed().await;
+    let ids: Vec<EventId> = run
+        .iter()
+        .map(|outgoing| outgoing.envelope.id().clone())
+        .collect();
+    let result = inner
+        .engine
+        .live()
+        .send(run.into_iter().map(message).collect())
+        .completed()
+        .await;
     let answer = |id: EventId| match &result {
         Ok(()) => Published::Sent(id),
         Err(error) => Published::Refused(error.clone().about(id)),
@@ -504,15 +628,23 @@ async fn emit_run(inner: &Inner, run: Vec<Outgoing>) -> Vec<Published> {
 }
 
 /// Appends one run. The engine keeps a key's order within it; `failed_keys` keeps it across runs.
-async fn append_run(inner: &Inner, stream: &Name, run: Vec<Outgoing>, failed_keys: &mut Vec<SmolStr>) -> Vec<Published> {
+async fn append_run(
+    inner: &Inner,
+    stream: &Name,
+    run: Vec<Outgoing>,
+    failed_keys: &mut Vec<SmolStr>,
+) -> Vec<Published> {
     let mut published = Vec::with_capacity(run.len());
     let mut sent = Vec::with_capacity(run.len());
     let mut batch = Batch::with_capacity(run.len());
     for outgoing in run {
         let id = outgoing.envelope.id().clone();
-        let key = outgoing.envelope.shared_key();
+        let key = outgoing.envelope.ordering_key();
         if key.as_ref().is_some_and(|key| failed_keys.contains(key)) {
-            let error = Error::new(ErrorKind::BehindFailed, "an earlier event of its key was not stored; publish that first");
+            let error = Error::new(
+                ErrorKind::BehindFailed,
+                "an earlier event of its key was not stored; publish that first",
+            );
             published.push(Some(Published::Refused(error.about(id))));
         } else {
             published.push(None);
@@ -520,14 +652,20 @@ async fn append_run(inner: &Inner, stream: &Name, run: Vec<Outgoing>, failed_key
             batch.push(append(outgoing));
         }
     }
-    let outcomes = inner.engine.log().append(stream, batch, AppendMode::Each).completed().await;
+    let outcomes = inner
+        .engine
+        .log()
+        .append(stream, batch, AppendMode::Each)
+        .completed()
+        .await;
     let mut answers = match outcomes {
         Ok(outcomes) => sent
             .into_iter()
             .zip(outcomes)
             .map(|((id, key), outcome)| {
                 let answer = self::published(id, stream, outcome);
-                if let (Published::Refused(error) | Published::Unknown(error), Some(key)) = (&answer, key)
+                if let (Published::Refused(error) | Published::Unknown(error), Some(key)) =
+                    (&answer, key)
                     && !matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Encode)
                 {
                     failed_keys.push(key);
@@ -535,16 +673,32 @@ async fn append_run(inner: &Inner, stream: &Name, run: Vec<Outgoing>, failed_key
                 answer
             })
             .collect::<Vec<_>>(),
-        Err(error) => sent.into_iter().map(|(id, _)| Published::Refused(error.clone().about(id))).collect(),
+        Err(error) => sent
+            .into_iter()
+            .map(|(id, _)| Published::Refused(error.clone().about(id)))
+            .collect(),
     }
     .into_iter();
-    let lost = || Published::Unknown(Error::new(ErrorKind::Internal, "the engine gave no outcome"));
-    published.into_iter().map(|early| early.or_else(|| answers.next()).unwrap_or_else(lost)).collect()
+    let lost = || {
+        Published::Unknown(Error::new(
+            ErrorKind::Internal,
+            "the engine gave no outcome",
+        ))
+    };
+    published
+        .into_iter()
+        .map(|early| early.or_else(|| answers.next()).unwrap_or_else(lost))
+        .collect()
 }
 
 fn published(id: EventId, stream: &Name, outcome: Outcome) -> Published {
     match outcome {
-        Outcome::Stored { seq, duplicate } => Published::Stored(Receipt { id, stream: stream.clone(), seq, duplicate }),
+        Outcome::Stored { seq, duplicate } => Published::Stored(Receipt {
+            id,
+            stream: stream.clone(),
+            seq,
+            duplicate,
+        }),
         Outcome::Refused(error) => Published::Refused(error.about(id)),
         Outcome::Unknown(error) => Published::Unknown(error.about(id)),
     }
@@ -553,7 +707,7 @@ fn published(id: EventId, stream: &Name, outcome: Outcome) -> Published {
 fn append(outgoing: Outgoing) -> Append {
     Append {
         subject: outgoing.subject,
-        key: outgoing.envelope.shared_key(),
+        key: outgoing.envelope.ordering_key(),
         id: Some(outgoing.envelope.id().clone()),
         expect: Expect::Any,
         headers: outgoing.headers,

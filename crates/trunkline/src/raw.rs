@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 use trunkline_core::engine::{Message, Position, Seq, StoredEvent};
-use trunkline_core::{Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp};
+use trunkline_core::{
+    Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp,
+};
 
 use crate::bus::{Bus, CatalogueEntry, Inner};
 use crate::event::Class;
-use crate::publish::{Outgoing, Published, checked_key, send_prepared};
+use crate::publish::{Outgoing, Published, check_headers, checked_key, send_prepared};
 use crate::receive::{Reader, Subscription};
 
 /// An event that came in, its data not decoded.
@@ -42,13 +44,22 @@ impl Incoming {
             envelope,
             headers: event.headers,
             subject: event.subject,
-            stored: Some(Stored { stream: stream.clone(), seq: event.seq, at: event.at }),
+            stored: Some(Stored {
+                stream: stream.clone(),
+                seq: event.seq,
+                at: event.at,
+            }),
         })
     }
 
     pub(crate) fn live(message: Message) -> Result<Self> {
         let envelope = message.body.to_event(&message.headers)?;
-        Ok(Self { envelope, headers: message.headers, subject: message.subject, stored: None })
+        Ok(Self {
+            envelope,
+            headers: message.headers,
+            subject: message.subject,
+            stored: None,
+        })
     }
 }
 
@@ -63,7 +74,10 @@ pub struct RawEvent {
 
 impl From<Envelope> for RawEvent {
     fn from(envelope: Envelope) -> Self {
-        Self { envelope, headers: Headers::new() }
+        Self {
+            envelope,
+            headers: Headers::new(),
+        }
     }
 }
 
@@ -105,7 +119,11 @@ impl Bus {
         let below = filter.below(self.inner.root(Class::Durable))?;
         let commands = Filter::new(format!("{}.>", self.inner.settings.roots.commands))?;
         let stores = |subjects: &Filter| subjects.overlaps(&below) && !commands.covers(subjects);
-        let streams = self.inner.streams.iter().filter(|spec| spec.subjects.iter().any(stores));
+        let streams = self
+            .inner
+            .streams
+            .iter()
+            .filter(|spec| spec.subjects.iter().any(stores));
         let names: Vec<Name> = streams.map(|spec| spec.name.clone()).collect();
         if names.is_empty() {
             return Err(Error::new(
@@ -123,7 +141,8 @@ impl Bus {
     /// Those of [`streams_matching`](Bus::streams_matching).
     pub async fn follow(&self, filter: &Filter, from: Position) -> Result<Subscription<Incoming>> {
         let names = self.streams_matching(filter)?;
-        self.follow_streams(filter, names.into_iter().map(|name| (name, from)).collect()).await
+        self.follow_streams(filter, names.into_iter().map(|name| (name, from)).collect())
+            .await
     }
 
     /// As [`follow`](Bus::follow), with a position for each stream: how a reader resumes.
@@ -138,7 +157,12 @@ impl Bus {
         let below = [filter.below(self.inner.root(Class::Durable))?];
         let mut readers = Vec::with_capacity(from.len());
         for (stream, position) in from {
-            let follow = self.inner.engine.log().follow(&stream, position, &below).await?;
+            let follow = self
+                .inner
+                .engine
+                .log()
+                .follow(&stream, position, &below)
+                .await?;
             readers.push(Reader::stored(stream, follow));
         }
         Ok(Subscription::raw(readers))
@@ -152,7 +176,12 @@ impl Bus {
         self.inner.catalogue.check_filter(filter)?;
         let below = [filter.below(self.inner.root(Class::Ephemeral))?];
         let capacity = self.inner.settings.listener_capacity;
-        let listener = self.inner.engine.live().listen(&below, None, capacity).await?;
+        let listener = self
+            .inner
+            .engine
+            .live()
+            .listen(&below, None, capacity)
+            .await?;
         Ok(Subscription::raw(vec![Reader::live(listener)]))
     }
 
@@ -160,10 +189,24 @@ impl Bus {
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchStream`] and the engine's own.
-    pub async fn read(&self, stream: &Name, filter: &Filter, from: Position, max: usize) -> Result<Range> {
+    pub async fn read(
+        &self,
+        stream: &Name,
+        filter: &Filter,
+        from: Position,
+        max: usize,
+    ) -> Result<Range> {
         let below = [filter.below(self.inner.root(Class::Durable))?];
-        let credit = trunkline_core::engine::Credit { items: max, bytes: 16 << 20 };
-        let page = self.inner.engine.log().read(stream, from, &below, credit).await?;
+        let credit = trunkline_core::engine::Credit {
+            items: max,
+            bytes: 16 << 20,
+        };
+        let page = self
+            .inner
+            .engine
+            .log()
+            .read(stream, from, &below, credit)
+            .await?;
         let event = |event: StoredEvent| (event.seq, Incoming::stored(stream, event));
         Ok(Range {
             stream: stream.clone(),
@@ -182,8 +225,15 @@ impl Bus {
         let root = self.inner.root(Class::Durable);
         let mut known = Vec::new();
         for stream in &self.inner.streams {
-            let subjects = self.inner.engine.topology().subjects(&stream.name, &Filter::all(), 10_000).await?;
-            let types = subjects.iter().filter_map(|count| count.subject.without(root));
+            let subjects = self
+                .inner
+                .engine
+                .topology()
+                .subjects(&stream.name, &Filter::all(), 10_000)
+                .await?;
+            let types = subjects
+                .iter()
+                .filter_map(|count| count.subject.without(root));
             known.extend(types.filter_map(|subject| Filter::new(subject).ok()));
         }
         if known.iter().any(|types| types.overlaps(filter)) {
@@ -194,12 +244,21 @@ impl Bus {
 
     /// The subject of a stored event without the root of durable events.
     pub fn type_subject<'a>(&self, subject: &'a Subject) -> &'a str {
-        subject.without(self.inner.root(Class::Durable)).unwrap_or(subject.as_str())
+        subject
+            .without(self.inner.root(Class::Durable))
+            .unwrap_or(subject.as_str())
     }
 }
 
 impl Inner {
-    fn prepare(&self, RawEvent { mut envelope, headers }: RawEvent) -> Result<Outgoing> {
+    fn prepare(
+        &self,
+        RawEvent {
+            mut envelope,
+            headers,
+        }: RawEvent,
+    ) -> Result<Outgoing> {
+        check_headers(&headers)?;
         if envelope.time().is_none() {
             envelope = envelope.with_time(self.clock.now());
         }
@@ -212,14 +271,21 @@ impl Inner {
                 }
                 let subject = subject.below(self.root(entry.info.class))?;
                 let stored = entry.info.class != Class::Ephemeral;
-                let stream = stored.then(|| self.stored_in(&subject, envelope.event_type())).transpose()?;
+                let stream = stored
+                    .then(|| self.stored_in(&subject, envelope.event_type()))
+                    .transpose()?;
                 RawPlace { subject, stream }
             }
         };
-        if let Some(key) = envelope.shared_key() {
+        if let Some(key) = envelope.ordering_key() {
             checked_key(key)?;
         }
-        Ok(Outgoing { envelope: Arc::new(envelope), headers, subject: place.subject, stream: place.stream })
+        Ok(Outgoing {
+            envelope: Arc::new(envelope),
+            headers,
+            subject: place.subject,
+            stream: place.stream,
+        })
     }
 
     /// Where events of a type without a catalogue go. Kept, because most events have a type that
@@ -232,7 +298,10 @@ impl Inner {
         let checked = EventType::new(event_type)?;
         self.catalogue.check(&checked)?;
         let subject = checked.subject().below(self.root(Class::Durable))?;
-        let place = RawPlace { stream: Some(self.stored_in(&subject, event_type)?), subject };
+        let place = RawPlace {
+            stream: Some(self.stored_in(&subject, event_type)?),
+            subject,
+        };
         let mut kept = self.raw_places.write();
         if kept.len() < MAX_KEPT {
             kept.insert(event_type.into(), place.clone());
@@ -258,11 +327,19 @@ pub(crate) struct RawPlace {
 }
 
 fn read(entry: &CatalogueEntry, envelope: &Envelope) -> Result<(Subject, Option<SmolStr>)> {
-    let newer = envelope.version().is_some_and(|version| version > entry.info.version);
+    let newer = envelope
+        .version()
+        .is_some_and(|version| version > entry.info.version);
     match envelope.data() {
         // `null` is what a unit type is written as, and as good a stand-in for no data as any.
         Data::None => (entry.read)(b"null"),
         data => (entry.read)(&data.to_bytes()?),
     }
-    .map_err(|error| if newer { error.at("a newer version than this program knows") } else { error })
+    .map_err(|error| {
+        if newer {
+            error.at("a newer version than this program knows")
+        } else {
+            error
+        }
+    })
 }

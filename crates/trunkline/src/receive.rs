@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use trunkline_core::engine::{Boxed, Credit, Follow, Followed, Gap, Heard, Listener, Message, StoredEvent};
+use trunkline_core::engine::{
+    Boxed, Credit, Follow, Followed, Gap, Heard, Listener, Message, StoredEvent,
+};
 use trunkline_core::{Error, Name, Result};
 
 use crate::event::Event;
@@ -18,7 +20,10 @@ use crate::handler::decode_shared;
 use crate::raw::Incoming;
 
 /// How much a reader takes from its engine at once.
-const CREDIT: Credit = Credit { items: 256, bytes: 8 << 20 };
+const CREDIT: Credit = Credit {
+    items: 256,
+    bytes: 8 << 20,
+};
 
 /// What a subscription gives.
 #[derive(Debug)]
@@ -74,13 +79,23 @@ pub struct Subscription<T> {
 
 impl Subscription<Incoming> {
     pub(crate) fn raw(readers: Vec<Reader>) -> Self {
-        Self { readers, turn: 0, convert: |incoming| Some(Ok(incoming)), item: PhantomData }
+        Self {
+            readers,
+            turn: 0,
+            convert: |incoming| Some(Ok(incoming)),
+            item: PhantomData,
+        }
     }
 }
 
 impl<E: Event> Subscription<Received<E>> {
     pub(crate) fn typed(readers: Vec<Reader>) -> Self {
-        Self { readers, turn: 0, convert: receive::<E>, item: PhantomData }
+        Self {
+            readers,
+            turn: 0,
+            convert: receive::<E>,
+            item: PhantomData,
+        }
     }
 }
 
@@ -89,7 +104,12 @@ fn receive<E: Event>(incoming: Incoming) -> Option<Result<Received<E>>> {
     if incoming.envelope.event_type() != E::TYPE {
         return None;
     }
-    Some(decode_shared::<E>(&incoming.envelope).map(|event| Received { event, meta: Meta::new(incoming) }))
+    Some(
+        decode_shared::<E>(&incoming.envelope).map(|event| Received {
+            event,
+            meta: Meta::new(incoming),
+        }),
+    )
 }
 
 impl<T> Subscription<T> {
@@ -150,7 +170,11 @@ impl<T> Subscription<T> {
                 }
             }
         }
-        if open { Poll::Pending } else { Poll::Ready(None) }
+        if open {
+            Poll::Pending
+        } else {
+            Poll::Ready(None)
+        }
     }
 }
 
@@ -164,23 +188,35 @@ impl<T> Stream for Subscription<T> {
 
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("readers", &self.readers.len()).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("readers", &self.readers.len())
+            .finish_non_exhaustive()
     }
 }
 
 /// One engine reader, polled: it is asked for a batch whenever the last one is used up.
 pub(crate) enum Reader {
-    Stored { stream: Name, asked: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>> },
-    Live { asked: Asked<Box<dyn Listener>, Message, Heard> },
+    Stored {
+        stream: Name,
+        asked: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>>,
+    },
+    Live {
+        asked: Asked<Box<dyn Listener>, Message, Heard>,
+    },
 }
 
 impl Reader {
     pub(crate) fn stored(stream: Name, follow: Box<dyn Follow>) -> Self {
-        Self::Stored { stream, asked: Asked::new(follow) }
+        Self::Stored {
+            stream,
+            asked: Asked::new(follow),
+        }
     }
 
     pub(crate) fn live(listener: Box<dyn Listener>) -> Self {
-        Self::Live { asked: Asked::new(listener) }
+        Self::Live {
+            asked: Asked::new(listener),
+        }
     }
 
     fn is_drained(&self) -> bool {
@@ -204,7 +240,10 @@ impl Reader {
                 }));
                 let item = match answer {
                     Some(Ok(Followed::Events { .. })) => continue,
-                    Some(Ok(Followed::Gap(gap))) => Some(Item::Gap { stream: stream.clone(), gap }),
+                    Some(Ok(Followed::Gap(gap))) => Some(Item::Gap {
+                        stream: stream.clone(),
+                        gap,
+                    }),
                     // An engine mends its own readers; what it cannot mend ends this one, said aloud.
                     Some(Err(error)) => {
                         asked.state = State::Ended;
@@ -265,7 +304,10 @@ enum State<R, I, A> {
 
 impl<R, I, A> Asked<R, I, A> {
     fn new(reader: R) -> Self {
-        Self { state: State::Idle(reader), received: VecDeque::new() }
+        Self {
+            state: State::Idle(reader),
+            received: VecDeque::new(),
+        }
     }
 
     /// Asks, or goes on waiting for the answer. `None` once ended.

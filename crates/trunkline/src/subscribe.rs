@@ -40,12 +40,23 @@ impl Bus {
         let filters = [info.filter.below(self.inner.root(info.class))?];
         let reader = match destination.stream() {
             Some(stream) => {
-                let follow = self.inner.engine.log().follow(stream, from, &filters).await?;
+                let follow = self
+                    .inner
+                    .engine
+                    .log()
+                    .follow(stream, from, &filters)
+                    .await?;
                 Reader::stored(stream.clone(), follow)
             }
             None => {
                 let capacity = self.inner.settings.listener_capacity;
-                Reader::live(self.inner.engine.live().listen(&filters, None, capacity).await?)
+                Reader::live(
+                    self.inner
+                        .engine
+                        .live()
+                        .listen(&filters, None, capacity)
+                        .await?,
+                )
             }
         };
         Ok(Subscription::typed(vec![reader]))

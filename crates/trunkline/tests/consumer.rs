@@ -1,34 +1,19 @@
 //! Consumers on the bus in memory: failures, dead letters, stopping.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use trunkline::core::engine::Credit;
-use trunkline::event::{Durable, Template, Token};
-use trunkline::{Attempt, Bus, ErrorKind, Event, FailureExt, Filter, Item, Meta, Name, Raw, Retry, Start, State};
+use trunkline::{
+    Attempt, Bus, ErrorKind, Event, FailureExt, Filter, Item, Meta, Name, Raw, Retry, Start, State,
+};
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
+#[event(type = "job.queued")]
 struct Job {
     n: u32,
-}
-
-impl Event for Job {
-    type Delivery = Durable;
-    const TYPE: &'static str = "job.queued";
-    const VERSION: u32 = 1;
-    const SUBJECT: Template = Template(&[Token::Literal("job"), Token::Literal("queued")]);
-    const KEYED: bool = false;
-
-    fn key(&self) -> Option<Cow<'_, str>> {
-        None
-    }
-
-    fn field(&self, _: &str) -> Option<Cow<'_, str>> {
-        None
-    }
 }
 
 type Seen = mpsc::UnboundedSender<(u32, u32)>;
@@ -45,14 +30,23 @@ async fn a_handler_gets_every_event_and_its_extractors() {
     for n in 0..100 {
         bus.publish(Job { n }).await.unwrap();
     }
-    let handle = bus.consumer("jobs").concurrency(1).on(handler).start().await.unwrap();
+    let handle = bus
+        .consumer("jobs")
+        .concurrency(1)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     for n in 0..100 {
         assert_eq!(handled.recv().await, Some((n, 1)));
     }
     let report = handle.stop().await;
     assert_eq!((report.given_back, report.cancelled), (0, 0));
     bus.close().await.unwrap();
-    assert_eq!(bus.publish(Job { n: 0 }).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(
+        bus.publish(Job { n: 0 }).await.unwrap_err().kind(),
+        ErrorKind::Closed
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,19 +64,35 @@ async fn c4_c5_failures_are_retried_and_then_dead_lettered_with_their_story() {
         }
     };
     let retry = Retry::fixed(3, Duration::from_secs(1));
-    bus.consumer("jobs").on(handler).retry(retry).start().await.unwrap();
+    bus.consumer("jobs")
+        .on(handler)
+        .retry(retry)
+        .start()
+        .await
+        .unwrap();
     for n in 0..3 {
-        bus.publish(Job { n }).header("tenant", "acme").await.unwrap();
+        bus.publish(Job { n })
+            .header("tenant", "acme")
+            .await
+            .unwrap();
     }
     let mut all = Vec::new();
     for _ in 0..7 {
         all.push(handled.recv().await.unwrap());
     }
     all.sort_unstable();
-    assert_eq!(all, [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2), (2, 3)]);
+    assert_eq!(
+        all,
+        [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2), (2, 3)]
+    );
     // Dead letters are followed as any stream is: original bytes as body, the story beside them.
     let dlq = Name::new("EVENTS_DLQ").unwrap();
-    let mut letters = bus.engine().log().follow(&dlq, Start::First, &[Filter::all()]).await.unwrap();
+    let mut letters = bus
+        .engine()
+        .log()
+        .follow(&dlq, Start::First, &[Filter::all()])
+        .await
+        .unwrap();
     let mut stories = Vec::new();
     while stories.len() < 2 {
         let mut entries = Vec::new();
@@ -90,17 +100,36 @@ async fn c4_c5_failures_are_retried_and_then_dead_lettered_with_their_story() {
         stories.extend(entries.into_iter().map(|entry| {
             let story = |name| entry.headers.get(name).unwrap().to_owned();
             assert_eq!(story("tenant"), "acme");
-            assert_eq!(entry.body.to_event(&entry.headers).unwrap().event_type(), "job.queued");
-            (entry.subject.to_string(), story("Trunkline-Reason"), story("Trunkline-Failures"), story("Trunkline-Error"))
+            assert_eq!(
+                entry.body.to_event(&entry.headers).unwrap().event_type(),
+                "job.queued"
+            );
+            (
+                entry.subject.to_string(),
+                story("Trunkline-Reason"),
+                story("Trunkline-Failures"),
+                story("Trunkline-Error"),
+            )
         }));
     }
     let expected = [
         ("dlq.EVENTS.jobs.2", "failed", "1", "never"),
-        ("dlq.EVENTS.jobs.3", "panicked", "3", "the handler panicked: with a bang"),
+        (
+            "dlq.EVENTS.jobs.3",
+            "panicked",
+            "3",
+            "the handler panicked: with a bang",
+        ),
     ];
-    assert_eq!(stories, expected.map(|(a, b, c, d)| (a.into(), b.into(), c.into(), d.into())));
+    assert_eq!(
+        stories,
+        expected.map(|(a, b, c, d)| (a.into(), b.into(), c.into(), d.into()))
+    );
     bus.close().await.unwrap();
-    assert!(handled.try_recv().is_err(), "nothing comes after the last attempt");
+    assert!(
+        handled.try_recv().is_err(),
+        "nothing comes after the last attempt"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,17 +138,30 @@ async fn a_receiver_settles_each_event_on_its_own() {
     for n in 0..3 {
         bus.publish(Job { n }).await.unwrap();
     }
-    let mut receiver = bus.consumer("jobs").concurrency(1).receiver::<Job>().await.unwrap();
-    let Some(Item::Event(first)) = receiver.recv().await else { panic!("no event") };
+    let mut receiver = bus
+        .consumer("jobs")
+        .concurrency(1)
+        .receiver::<Job>()
+        .await
+        .unwrap();
+    let Some(Item::Event(first)) = receiver.recv().await else {
+        panic!("no event")
+    };
     assert_eq!((first.n, first.attempt()), (0, 1));
     first.done();
-    let Some(Item::Event(second)) = receiver.recv().await else { panic!("no event") };
+    let Some(Item::Event(second)) = receiver.recv().await else {
+        panic!("no event")
+    };
     assert_eq!(second.n, 1);
     drop(second);
-    let Some(Item::Event(third)) = receiver.recv().await else { panic!("no event") };
+    let Some(Item::Event(third)) = receiver.recv().await else {
+        panic!("no event")
+    };
     assert_eq!(third.n, 2);
     third.done();
-    let Some(Item::Event(again)) = receiver.recv().await else { panic!("no event") };
+    let Some(Item::Event(again)) = receiver.recv().await else {
+        panic!("no event")
+    };
     assert_eq!((again.n, again.attempt()), (1, 2));
     again.done();
     assert_eq!(receiver.stop().await.cancelled, 0);
@@ -132,9 +174,14 @@ async fn c2_a_restarted_consumer_sees_no_finished_event_again() {
         let (seen, mut handled) = mpsc::unbounded_channel();
         bus.state::<Seen>(seen);
         for n in 0..1_000 {
-            bus.publish(Job { n: round * 1_000 + n }).await.unwrap();
+            bus.publish(Job {
+                n: round * 1_000 + n,
+            })
+            .await
+            .unwrap();
         }
-        let handler = |job: Job, State(seen): State<Seen>| async move { seen.send((job.n, 0)).unwrap() };
+        let handler =
+            |job: Job, State(seen): State<Seen>| async move { seen.send((job.n, 0)).unwrap() };
         let handle = bus.consumer("jobs").on(handler).start().await.unwrap();
         for _ in 0..1_000 {
             let (n, _) = handled.recv().await.unwrap();
@@ -152,7 +199,10 @@ async fn subscriptions_and_replay_see_the_same_events() {
         bus.publish(Job { n }).await.unwrap();
     }
     let mut replay = bus.replay::<Job>(Start::First).await.unwrap();
-    let mut raw = bus.follow(&Filter::new("job.*").unwrap(), Start::First).await.unwrap();
+    let mut raw = bus
+        .follow(&Filter::new("job.*").unwrap(), Start::First)
+        .await
+        .unwrap();
     for n in 0..10 {
         let (Some(Item::Event(a)), Some(Item::Event(b)), Some(Item::Event(c))) =
             (live.recv().await, replay.recv().await, raw.recv().await)
@@ -170,10 +220,26 @@ async fn what_cannot_work_is_refused_when_it_starts() {
     let kind = |error: trunkline::Error| error.kind();
     let none = bus.consumer("none").start().await.unwrap_err();
     assert_eq!(kind(none), ErrorKind::NoHandler);
-    let twice = bus.consumer("twice").on(|_: Job| async {}).on(|_: Job| async {}).start().await.unwrap_err();
+    let twice = bus
+        .consumer("twice")
+        .on(|_: Job| async {})
+        .on(|_: Job| async {})
+        .start()
+        .await
+        .unwrap_err();
     assert_eq!(kind(twice), ErrorKind::NoHandler);
-    let state = bus.consumer("state").on(|_: Job, _: State<u8>| async {}).start().await.unwrap_err();
+    let state = bus
+        .consumer("state")
+        .on(|_: Job, _: State<u8>| async {})
+        .start()
+        .await
+        .unwrap_err();
     assert_eq!(kind(state), ErrorKind::MissingState);
-    let name = bus.consumer("no spaces").on(|_: Job, _: Raw| async {}).start().await.unwrap_err();
+    let name = bus
+        .consumer("no spaces")
+        .on(|_: Job, _: Raw| async {})
+        .start()
+        .await
+        .unwrap_err();
     assert_eq!(kind(name), ErrorKind::InvalidName);
 }

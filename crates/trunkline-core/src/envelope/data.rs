@@ -94,7 +94,11 @@ type Encode = fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>;
 impl ValueType {
     /// The type `T`, whose values `encode` writes.
     pub const fn of<T: Any + Send + Sync>(encode: Encode) -> Self {
-        Self { name: std::any::type_name::<T>, shallow_bytes: size_of::<T>(), encode }
+        Self {
+            name: std::any::type_name::<T>,
+            shallow_bytes: size_of::<T>(),
+            encode,
+        }
     }
 }
 

@@ -35,7 +35,9 @@ impl EventId {
         }
         let millis = u64::try_from(now.as_millis()).unwrap_or(0);
         let random = RANDOM.with_borrow_mut(SmallRng::random);
-        Self(Id::Uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
+        Self(Id::Uuid(
+            uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        ))
     }
 
     /// Wraps an id that came from outside.

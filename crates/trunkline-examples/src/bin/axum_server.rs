@@ -14,10 +14,15 @@ struct OrderPlaced {
 use axum::extract::{Json, State};
 use axum::http::StatusCode;
 
-async fn place(State(bus): State<Bus>, Json(order): Json<OrderPlaced>) -> Result<String, (StatusCode, String)> {
+async fn place(
+    State(bus): State<Bus>,
+    Json(order): Json<OrderPlaced>,
+) -> Result<String, (StatusCode, String)> {
     match bus.publish(order).await {
         Ok(receipt) => Ok(receipt.id.to_string()), // it is stored: only now say yes
-        Err(error) if error.retryable() => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+        Err(error) if error.retryable() => {
+            Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+        }
         Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
     }
 }
@@ -33,7 +38,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bus = Bus::connect("memory:").source("/shop").await?;
     bus.consumer("shipping").on(ship).start().await?;
 
-    let app = axum::Router::new().route("/orders", axum::routing::post(place)).with_state(bus.clone());
+    let app = axum::Router::new()
+        .route("/orders", axum::routing::post(place))
+        .with_state(bus.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let stopped = stopped()?;
     println!("listening on {}", listener.local_addr()?);

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use trunkline::core::engine::{Credit, Followed};
-use trunkline::{Attempt, Bus, Classify, Disposition, Event, Failure, FailureExt, Filter, Name, Retry, Start, State};
+use trunkline::{
+    Attempt, Bus, Classify, Disposition, Event, Failure, FailureExt, Filter, Name, Retry, Start,
+    State,
+};
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "order.placed", key = "order_id")]
@@ -81,19 +84,34 @@ async fn main() -> trunkline::Result<()> {
     // guide: end
 
     for (order_id, card) in [("o-1", "good"), ("o-2", "stolen"), ("o-3", "")] {
-        bus.publish(OrderPlaced { order_id: order_id.into(), card: card.into() }).await?;
+        bus.publish(OrderPlaced {
+            order_id: order_id.into(),
+            card: card.into(),
+        })
+        .await?;
     }
 
     // guide: dead-letters
     let letters = Name::new("EVENTS_DLQ")?;
-    let mut letters = bus.engine().log().follow(&letters, Start::First, &[Filter::all()]).await?;
+    let mut letters = bus
+        .engine()
+        .log()
+        .follow(&letters, Start::First, &[Filter::all()])
+        .await?;
     let mut found = Vec::new();
     while found.len() < 2 {
-        let Followed::Events(_) = letters.next(Credit::items(10), &mut found).await? else { break };
+        let Followed::Events { .. } = letters.next(Credit::items(10), &mut found).await? else {
+            break;
+        };
     }
     for letter in &found {
         let story = |name| letter.headers.get(name).unwrap_or("?");
-        println!("{}: {} ({} failures)", letter.subject, story("Trunkline-Error"), story("Trunkline-Failures"));
+        println!(
+            "{}: {} ({} failures)",
+            letter.subject,
+            story("Trunkline-Error"),
+            story("Trunkline-Failures")
+        );
     }
     // guide: end
 

@@ -15,7 +15,12 @@ struct OrderPlaced {
 
 // guide: first
 async fn bill(order: OrderPlaced, cx: Context) -> Result<(), std::io::Error> {
-    println!("{}: {} cents, attempt {}", order.order_id, order.total_cents, cx.attempt());
+    println!(
+        "{}: {} cents, attempt {}",
+        order.order_id,
+        order.total_cents,
+        cx.attempt()
+    );
     Ok(())
 }
 
@@ -24,7 +29,12 @@ async fn main() -> trunkline::Result<()> {
     let bus = Bus::connect("memory:").source("/shop").await?;
     bus.consumer("billing").on(bill).start().await?;
 
-    let receipt = bus.publish(OrderPlaced { order_id: "o-1".into(), total_cents: 4_200 }).await?;
+    let receipt = bus
+        .publish(OrderPlaced {
+            order_id: "o-1".into(),
+            total_cents: 4_200,
+        })
+        .await?;
     println!("stored in {} as number {}", receipt.stream, receipt.seq);
 
     bus.run().await // until SIGTERM or ctrl-c, then drains

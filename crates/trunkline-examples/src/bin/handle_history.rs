@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::watch;
-use trunkline::core::wire::decode_structured;
-use trunkline::{Bus, ConsumerHandle, Delivered, Error, ErrorKind, Failure, Meta, Result};
 use trunkline::core::engine::Boxed;
+use trunkline::core::wire::decode_structured;
 use trunkline::layer::{HandleLayer, HandleNext};
+use trunkline::{Bus, ConsumerHandle, Delivered, Error, ErrorKind, Failure, Meta, Result};
 use trunkline_examples::GitCommit;
 
 /// How far publishing may be ahead of the slowest consumer, far below what the bus keeps.
@@ -35,7 +35,11 @@ struct Tally {
 struct Count(Arc<AtomicU64>);
 
 impl HandleLayer for Count {
-    fn handle<'a>(&'a self, delivered: Delivered, next: HandleNext<'a>) -> Boxed<'a, Result<(), Failure>> {
+    fn handle<'a>(
+        &'a self,
+        delivered: Delivered,
+        next: HandleNext<'a>,
+    ) -> Boxed<'a, Result<(), Failure>> {
         Box::pin(async move {
             next.run(delivered).await?;
             self.0.fetch_add(1, Ordering::Relaxed);
@@ -71,9 +75,16 @@ impl Team {
             };
             let count = Arc::new(AtomicU64::new(0));
             let layer = Count(Arc::clone(&count));
-            members.push((count, bus.consumer(name).layer(layer).on(handler).start().await?));
+            members.push((
+                count,
+                bus.consumer(name).layer(layer).on(handler).start().await?,
+            ));
         }
-        Ok(Self { name, tally, members })
+        Ok(Self {
+            name,
+            tally,
+            members,
+        })
     }
 
     /// Waits until at least that many events were handled.
@@ -81,11 +92,17 @@ impl Team {
         let mut events = self.tally.events.subscribe();
         while *events.borrow_and_update() < wanted {
             // The sender lives as long as `self`, so only the clock can end this badly.
-            if tokio::time::timeout(PATIENCE, events.changed()).await.is_err() {
+            if tokio::time::timeout(PATIENCE, events.changed())
+                .await
+                .is_err()
+            {
                 let seen = *events.borrow();
                 return Err(Error::new(
                     ErrorKind::TimedOut,
-                    format!("consumer {} handled {seen} of {wanted} events and then none for {PATIENCE:?}", self.name),
+                    format!(
+                        "consumer {} handled {seen} of {wanted} events and then none for {PATIENCE:?}",
+                        self.name
+                    ),
                 ));
             }
         }
@@ -96,7 +113,10 @@ impl Team {
 #[tokio::main]
 async fn main() -> Result<()> {
     let started = Instant::now();
-    let bus = Bus::connect("memory:").source("/history").event::<GitCommit>().await?;
+    let bus = Bus::connect("memory:")
+        .source("/history")
+        .event::<GitCommit>()
+        .await?;
     let mut teams = Vec::new();
     for name in CONSUMERS {
         teams.push(Team::start(&bus, name).await?);
@@ -104,11 +124,15 @@ async fn main() -> Result<()> {
 
     let mut published = 0;
     for (index, line) in std::io::stdin().lock().split(b'\n').enumerate() {
-        let line = line.map_err(|error| Error::new(ErrorKind::Internal, "standard input").caused_by(error))?;
-        publish(&bus, line.into()).await.map_err(|error| error.at(format!("line {}", index + 1)))?;
+        let line = line
+            .map_err(|error| Error::new(ErrorKind::Internal, "standard input").caused_by(error))?;
+        publish(&bus, line.into())
+            .await
+            .map_err(|error| error.at(format!("line {}", index + 1)))?;
         published += 1;
         for team in &teams {
-            team.handled(u64::saturating_sub(published, MAX_AHEAD)).await?;
+            team.handled(u64::saturating_sub(published, MAX_AHEAD))
+                .await?;
         }
     }
 
@@ -128,25 +152,34 @@ async fn main() -> Result<()> {
         }
         let events = *team.tally.events.borrow();
         let bytes = team.tally.bytes.load(Ordering::Relaxed);
-        consumers.insert(team.name.to_owned(), json!({ "events": events, "bytes": bytes, "members": members }));
+        consumers.insert(
+            team.name.to_owned(),
+            json!({ "events": events, "bytes": bytes, "members": members }),
+        );
     }
     bus.close().await?;
     let report = json!({ "published": published, "seconds": seconds, "consumers": consumers });
-    writeln!(std::io::stdout(), "{report}").map_err(|error| Error::new(ErrorKind::Internal, "standard output").caused_by(error))
+    writeln!(std::io::stdout(), "{report}")
+        .map_err(|error| Error::new(ErrorKind::Internal, "standard output").caused_by(error))
 }
 
 /// Publishes one line under the id and the time that it has already.
 async fn publish(bus: &Bus, line: Bytes) -> Result<()> {
     let envelope = decode_structured(&line)?;
-    let commit: GitCommit = serde_json::from_slice(&envelope.data().to_bytes()?)
-        .map_err(|error| Error::new(ErrorKind::Decode, "the data is not a commit").caused_by(error))?;
+    let commit: GitCommit =
+        serde_json::from_slice(&envelope.data().to_bytes()?).map_err(|error| {
+            Error::new(ErrorKind::Decode, "the data is not a commit").caused_by(error)
+        })?;
     let mut sending = bus.publish(commit).id(envelope.id().clone());
     if let Some(time) = envelope.time() {
         sending = sending.time(time);
     }
     let receipt = sending.await?;
     if receipt.duplicate {
-        return Err(Error::new(ErrorKind::InvalidEvent, format!("{} comes twice", envelope.id())));
+        return Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("{} comes twice", envelope.id()),
+        ));
     }
     Ok(())
 }

@@ -42,7 +42,9 @@ fn fail(message: &str, code: u8) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn run(repository: &Path) -> Result<()> {
@@ -72,16 +74,29 @@ fn run(repository: &Path) -> Result<()> {
 
 /// The repository's name: that of its folder, without `.git`.
 fn name(repository: &Path) -> Result<String> {
-    let command = git(repository).args(["rev-parse", "--path-format=absolute", "--git-common-dir"]).output();
+    let command = git(repository)
+        .args(["rev-parse", "--path-format=absolute", "--git-common-dir"])
+        .output();
     let output = command.map_err(|error| format!("cannot run git: {error}"))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{} is no git repository: {}", repository.display(), reason.trim()).into());
+        return Err(format!(
+            "{} is no git repository: {}",
+            repository.display(),
+            reason.trim()
+        )
+        .into());
     }
     let directory = String::from_utf8_lossy(&output.stdout);
     let directory = Path::new(directory.trim_end());
-    let named = if directory.ends_with(".git") { directory.parent() } else { Some(directory) };
-    let name = named.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let named = if directory.ends_with(".git") {
+        directory.parent()
+    } else {
+        Some(directory)
+    };
+    let name = named
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "repository".to_owned());
     Ok(name.strip_suffix(".git").unwrap_or(&name).to_owned())
 }
@@ -101,13 +116,24 @@ struct Git {
 impl Git {
     fn log(repository: &Path) -> Result<Self> {
         let mut child = git(repository)
-            .args(["log", "--reverse", "--encoding=UTF-8", "-z", "--numstat", "--no-renames", "--no-show-signature"])
+            .args([
+                "log",
+                "--reverse",
+                "--encoding=UTF-8",
+                "-z",
+                "--numstat",
+                "--no-renames",
+                "--no-show-signature",
+            ])
             .arg("--format=tformat:%x01%H%x1f%ct%x1f%ae%x1f%an%x1f%s")
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot run git: {error}"))?;
         let stdout = child.stdout.take().ok_or("git has no standard output")?;
-        Ok(Self { child, entries: BufReader::with_capacity(1 << 16, stdout) })
+        Ok(Self {
+            child,
+            entries: BufReader::with_capacity(1 << 16, stdout),
+        })
     }
 
     /// Reads the next entry; false at the end.
@@ -123,7 +149,11 @@ impl Git {
 
     fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("`git log` ended with {status}").into()) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("`git log` ended with {status}").into())
+        }
     }
 }
 
@@ -137,7 +167,11 @@ struct Commit {
 impl Commit {
     fn begin(header: &str) -> Result<Self> {
         let mut fields = header.splitn(5, '\x1f');
-        let mut field = || fields.next().ok_or_else(|| format!("{header:?} is no commit"));
+        let mut field = || {
+            fields
+                .next()
+                .ok_or_else(|| format!("{header:?} is no commit"))
+        };
         let (hash, seconds, email, author) = (field()?, field()?, field()?, field()?);
         let data = GitCommit {
             hash: hash.to_owned(),
@@ -149,13 +183,19 @@ impl Commit {
             deleted: 0,
             files: Vec::new(),
         };
-        Ok(Self { seconds: seconds.parse()?, data, path_bytes: 0 })
+        Ok(Self {
+            seconds: seconds.parse()?,
+            data,
+            path_bytes: 0,
+        })
     }
 
     /// Adds a file: `added`, `deleted` (both `-` if it is binary) and its path.
     fn add(&mut self, entry: &str) -> Result<()> {
         let mut fields = entry.trim_start_matches('\n').splitn(3, '\t');
-        let (Some(added), Some(deleted), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+        let (Some(added), Some(deleted), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
             return Err(format!("{entry:?} is no change of a file").into());
         };
         let (added, deleted) = (added.parse().ok(), deleted.parse().ok());
@@ -163,18 +203,31 @@ impl Commit {
         self.data.added += added.unwrap_or(0);
         self.data.deleted += deleted.unwrap_or(0);
         self.path_bytes += path.len();
-        if self.data.files.len() < GitCommit::MAX_FILES && self.path_bytes <= GitCommit::MAX_PATH_BYTES {
-            self.data.files.push(FileChange { path: path.to_owned(), added, deleted });
+        if self.data.files.len() < GitCommit::MAX_FILES
+            && self.path_bytes <= GitCommit::MAX_PATH_BYTES
+        {
+            self.data.files.push(FileChange {
+                path: path.to_owned(),
+                added,
+                deleted,
+            });
         }
         Ok(())
     }
 
     fn write(self, source: &str, out: &mut impl Write) -> Result<()> {
         let data = Data::Json(JsonText::trusted(serde_json::to_vec(&self.data)?.into()));
-        let envelope = Envelope::new(EventId::new(&self.data.hash)?, source, GitCommit::TYPE, data)?
-            .with_time(Timestamp::from_nanos(self.seconds.saturating_mul(1_000_000_000)))
-            .with_version(GitCommit::VERSION)
-            .with_key(self.data.author_email);
+        let envelope = Envelope::new(
+            EventId::new(&self.data.hash)?,
+            source,
+            GitCommit::TYPE,
+            data,
+        )?
+        .with_time(Timestamp::from_nanos(
+            self.seconds.saturating_mul(1_000_000_000),
+        ))
+        .with_version(GitCommit::VERSION)
+        .with_key(self.data.author_email);
         out.write_all(&encode_structured(&envelope)?)?;
         Ok(out.write_all(b"\n")?)
     }

@@ -21,12 +21,19 @@ use trunkline::{Delivered, Failure};
 struct Log;
 
 impl HandleLayer for Log {
-    fn handle<'a>(&'a self, delivered: Delivered, next: HandleNext<'a>) -> Boxed<'a, Result<(), Failure>> {
+    fn handle<'a>(
+        &'a self,
+        delivered: Delivered,
+        next: HandleNext<'a>,
+    ) -> Boxed<'a, Result<(), Failure>> {
         Box::pin(async move {
             let event_type = delivered.incoming().envelope.event_type().to_owned();
             let consumer = delivered.consumer().clone();
             let result = next.run(delivered).await;
-            println!("{consumer} handled {event_type}: {}", if result.is_ok() { "ok" } else { "failed" });
+            println!(
+                "{consumer} handled {event_type}: {}",
+                if result.is_ok() { "ok" } else { "failed" }
+            );
             result
         })
     }
@@ -34,14 +41,17 @@ impl HandleLayer for Log {
 // guide: end
 
 // guide: publish
-use trunkline::layer::{PublishLayer, PublishNext};
 use trunkline::Published;
-use trunkline::publish::Outgoing;
+use trunkline::layer::{Outgoing, PublishLayer, PublishNext};
 
 struct Tenant(&'static str);
 
 impl PublishLayer for Tenant {
-    fn publish<'a>(&'a self, mut batch: Vec<Outgoing>, next: PublishNext<'a>) -> Boxed<'a, Vec<Published>> {
+    fn publish<'a>(
+        &'a self,
+        mut batch: Vec<Outgoing>,
+        next: PublishNext<'a>,
+    ) -> Boxed<'a, Vec<Published>> {
         Box::pin(async move {
             let mut refused = Vec::new();
             for (at, item) in batch.iter_mut().enumerate() {
@@ -64,19 +74,29 @@ impl PublishLayer for Tenant {
 // guide: end
 
 async fn show(order: OrderPlaced, meta: trunkline::Meta, State(done): State<Arc<Notify>>) {
-    println!("{} of {}", order.order_id, meta.headers().get("tenant").unwrap_or("nobody"));
+    println!(
+        "{} of {}",
+        order.order_id,
+        meta.headers().get("tenant").unwrap_or("nobody")
+    );
     done.notify_one();
 }
 
 #[tokio::main]
 async fn main() -> trunkline::Result<()> {
     // guide: connect
-    let bus = Bus::connect("memory:").publish_layer(Tenant("acme")).handle_layer(Log).await?;
+    let bus = Bus::connect("memory:")
+        .publish_layer(Tenant("acme"))
+        .handle_layer(Log)
+        .await?;
     // guide: end
     let done = Arc::new(Notify::new());
     bus.state(Arc::clone(&done));
     bus.consumer("display").on(show).start().await?;
-    bus.publish(OrderPlaced { order_id: "o-1".into() }).await?;
+    bus.publish(OrderPlaced {
+        order_id: "o-1".into(),
+    })
+    .await?;
     done.notified().await;
     bus.close().await
 }

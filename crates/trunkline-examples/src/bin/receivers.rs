@@ -4,14 +4,14 @@
 use serde::{Deserialize, Serialize};
 use trunkline::{Bus, Event, Item, Start};
 
-#[derive(Event, Serialize, Deserialize)]
+#[derive(Debug, Event, Serialize, Deserialize)]
 #[event(type = "order.placed", key = "order_id")]
 struct OrderPlaced {
     order_id: String,
 }
 
 // guide: ephemeral
-#[derive(Event, Serialize, Deserialize)]
+#[derive(Debug, Event, Serialize, Deserialize)]
 #[event(type = "order.viewed", ephemeral)]
 struct OrderViewed {
     order_id: String,
@@ -22,11 +22,18 @@ struct OrderViewed {
 async fn main() -> trunkline::Result<()> {
     let bus = Bus::connect("memory:").source("/shop").await?;
     for n in 1..=3 {
-        bus.publish(OrderPlaced { order_id: format!("o-{n}") }).await?;
+        bus.publish(OrderPlaced {
+            order_id: format!("o-{n}"),
+        })
+        .await?;
     }
 
     // guide: receiver
-    let mut orders = bus.consumer("shipping").concurrency(1).receiver::<OrderPlaced>().await?;
+    let mut orders = bus
+        .consumer("shipping")
+        .concurrency(1)
+        .receiver::<OrderPlaced>()
+        .await?;
     for _ in 0..3 {
         match orders.recv().await {
             Some(Item::Event(work)) => {
@@ -44,14 +51,21 @@ async fn main() -> trunkline::Result<()> {
     let mut replay = bus.replay::<OrderPlaced>(Start::First).await?;
     for _ in 0..3 {
         if let Some(Item::Event(order)) = replay.recv().await {
-            println!("number {} was {}", order.meta.seq().unwrap_or(0), order.order_id);
+            println!(
+                "number {} was {}",
+                order.meta.seq().unwrap_or(0),
+                order.order_id
+            );
         }
     }
     // guide: end
 
     // guide: subscribe
     let mut viewed = bus.subscribe::<OrderViewed>().await?; // from now on
-    bus.emit(OrderViewed { order_id: "o-2".into() }).await?;
+    bus.emit(OrderViewed {
+        order_id: "o-2".into(),
+    })
+    .await?;
     match viewed.recv().await {
         Some(Item::Event(view)) => println!("somebody looks at {}", view.order_id),
         Some(Item::Lagged { at_least }) => println!("too slow: at least {at_least} are lost"),

@@ -14,7 +14,8 @@ use trunkline::core::envelope::JsonText;
 use trunkline::core::wire::Body;
 use trunkline::core::{Headers, Subject};
 use trunkline::{
-    Attempt, Bus, Context, Data, Envelope, Event, EventId, FailureExt, Filter, Name, RawEvent, Retry, Start, State,
+    Attempt, Bus, Context, Data, Envelope, Event, EventId, FailureExt, Filter, Name, RawEvent,
+    Retry, Start, State,
 };
 
 use super::Trial;
@@ -45,25 +46,49 @@ async fn numbers(handled: &mut mpsc::UnboundedReceiver<(u32, u32)>, count: usize
 }
 
 async fn publish(bus: &Bus, numbers: std::ops::Range<u32>) {
-    for one in bus.publish_batch(numbers.map(|n| Noted { n })).await.unwrap() {
+    for one in bus
+        .publish_batch(numbers.map(|n| Noted { n }))
+        .await
+        .unwrap()
+    {
         one.stored().unwrap();
     }
 }
 
 pub(super) async fn c1_two_consumers_each_get_every_event(trial: Trial) {
     let session = TrackedSession::new(2);
-    let bus = trial.connect().await.publish_layer(session.clone()).handle_layer(session.clone()).await.unwrap();
+    let bus = trial
+        .connect()
+        .await
+        .publish_layer(session.clone())
+        .handle_layer(session.clone())
+        .await
+        .unwrap();
     publish(&bus, 0..50).await;
-    let first = bus.consumer("first").on(|_: Noted| async {}).start().await.unwrap();
-    bus.consumer("second").on(|_: Noted| async {}).start().await.unwrap();
+    let first = bus
+        .consumer("first")
+        .on(|_: Noted| async {})
+        .start()
+        .await
+        .unwrap();
+    bus.consumer("second")
+        .on(|_: Noted| async {})
+        .start()
+        .await
+        .unwrap();
     publish(&bus, 50..100).await;
     let runs = session.settled().await;
     let mut each: BTreeMap<_, usize> = BTreeMap::new();
     for run in &runs {
         assert_eq!((run.attempt, run.verdict), (1, RunVerdict::Handled));
-        *each.entry((run.consumer.clone(), run.id.clone())).or_default() += 1;
+        *each
+            .entry((run.consumer.clone(), run.id.clone()))
+            .or_default() += 1;
     }
-    assert!(each.len() == 200 && each.values().all(|runs| *runs == 1), "{each:?}");
+    assert!(
+        each.len() == 200 && each.values().all(|runs| *runs == 1),
+        "{each:?}"
+    );
     // One consumer's progress is its own: the other goes on when it is stopped.
     first.stop().await;
     publish(&bus, 100..101).await;
@@ -83,7 +108,11 @@ pub(super) async fn c1_members_of_a_consumer_share_its_events(trial: Trial) {
         if member == 0 {
             publish(&bus, 0..500).await;
         }
-        let (both, seen, runs) = (Arc::clone(&both), seen.clone(), Arc::new(AtomicUsize::new(0)));
+        let (both, seen, runs) = (
+            Arc::clone(&both),
+            seen.clone(),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let handler = move |event: Noted| {
             let (both, seen, runs) = (Arc::clone(&both), seen.clone(), Arc::clone(&runs));
             async move {
@@ -93,14 +122,23 @@ pub(super) async fn c1_members_of_a_consumer_share_its_events(trial: Trial) {
                 seen.send((event.n, member)).unwrap();
             }
         };
-        bus.consumer("shared").concurrency(1).on(handler).start().await.unwrap();
+        bus.consumer("shared")
+            .concurrency(1)
+            .on(handler)
+            .start()
+            .await
+            .unwrap();
         buses.push(bus);
     }
     let mut got = numbers(&mut handled, 500).await;
     got.sort_unstable();
     assert_eq!(got, (0..500).collect::<Vec<_>>());
     publish(&buses[0], 500..501).await;
-    assert_eq!(numbers(&mut handled, 1).await, [500], "an event went to two members");
+    assert_eq!(
+        numbers(&mut handled, 1).await,
+        [500],
+        "an event went to two members"
+    );
     for bus in buses {
         bus.close().await.unwrap();
     }
@@ -110,7 +148,14 @@ pub(super) async fn c1_members_of_a_consumer_share_its_events(trial: Trial) {
 pub(super) async fn c1_members_added_and_stopped_in_turn_lose_nothing(trial: Trial) {
     let bus = trial.bus().await;
     let mut handled = watched(&bus);
-    let start = async || bus.consumer("turns").concurrency(4).on(note).start().await.unwrap();
+    let start = async || {
+        bus.consumer("turns")
+            .concurrency(4)
+            .on(note)
+            .start()
+            .await
+            .unwrap()
+    };
     let mut members = vec![start().await];
     let mut given_back = 0;
     for round in 0..20 {
@@ -123,13 +168,19 @@ pub(super) async fn c1_members_added_and_stopped_in_turn_lose_nothing(trial: Tri
     let mut got = numbers(&mut handled, 2_000).await;
     got.sort_unstable();
     assert_eq!(got, (0..2_000).collect::<Vec<_>>());
-    assert!(given_back > 0, "no member was stopped with events in hand, so nothing was tried");
+    assert!(
+        given_back > 0,
+        "no member was stopped with events in hand, so nothing was tried"
+    );
     for member in members {
         member.stop().await;
     }
     assert!(handled.try_recv().is_err(), "an event was handled twice");
     let backlog = bus.inspect().await.unwrap().consumers[0].backlog;
-    assert_eq!((backlog.pending, backlog.in_flight, backlog.floor), (0, 0, 2_000));
+    assert_eq!(
+        (backlog.pending, backlog.in_flight, backlog.floor),
+        (0, 0, 2_000)
+    );
 }
 
 pub(super) async fn c2_a_cleanly_restarted_consumer_sees_no_finished_event_again(trial: Trial) {
@@ -137,10 +188,19 @@ pub(super) async fn c2_a_cleanly_restarted_consumer_sees_no_finished_event_again
         let bus = trial.bus().await;
         let mut handled = watched(&bus);
         // The first thing to be handled is the last round's marker, or something came again.
-        let handle = bus.consumer("progress").concurrency(1).on(note).start().await.unwrap();
+        let handle = bus
+            .consumer("progress")
+            .concurrency(1)
+            .on(note)
+            .start()
+            .await
+            .unwrap();
         publish(&bus, round * 1_000..(round + 1) * 1_000).await;
         let got = numbers(&mut handled, 1_000).await;
-        assert_eq!(got, (round * 1_000..(round + 1) * 1_000).collect::<Vec<_>>());
+        assert_eq!(
+            got,
+            (round * 1_000..(round + 1) * 1_000).collect::<Vec<_>>()
+        );
         let report = handle.stop().await;
         assert_eq!((report.given_back, report.cancelled), (0, 0));
         bus.close().await.unwrap();
@@ -168,7 +228,8 @@ impl Gauge {
 
     async fn run(&self) {
         self.running.send_modify(|running| *running += 1);
-        self.highest.fetch_max(*self.running.borrow(), Ordering::Relaxed);
+        self.highest
+            .fetch_max(*self.running.borrow(), Ordering::Relaxed);
         self.gate.acquire().await.unwrap().forget();
         tokio::task::yield_now().await;
         self.running.send_modify(|running| *running -= 1);
@@ -176,11 +237,19 @@ impl Gauge {
     }
 
     async fn runs(&self, count: usize) {
-        self.running.subscribe().wait_for(|running| *running >= count).await.unwrap();
+        self.running
+            .subscribe()
+            .wait_for(|running| *running >= count)
+            .await
+            .unwrap();
     }
 
     async fn finished(&self, count: usize) {
-        self.done.subscribe().wait_for(|done| *done >= count).await.unwrap();
+        self.done
+            .subscribe()
+            .wait_for(|done| *done >= count)
+            .await
+            .unwrap();
     }
 
     /// The most that ran at once since this was last asked.
@@ -200,7 +269,13 @@ pub(super) async fn c3_concurrency_is_never_exceeded_and_follows_its_setting(tri
         inner.get_or_init(|| Arc::clone(&gauge));
         gauged(event, State(gauge))
     };
-    let handle = bus.consumer("gauged").concurrency(3).on(handler).start().await.unwrap();
+    let handle = bus
+        .consumer("gauged")
+        .concurrency(3)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     // The first handler to run shows the gauge.
     let gauge = loop {
         match probe.get() {
@@ -227,7 +302,10 @@ pub(super) async fn c3_concurrency_is_never_exceeded_and_follows_its_setting(tri
     gauge.highest();
     gauge.gate.add_permits(122);
     gauge.finished(200).await;
-    assert!(gauge.highest() <= 2, "lowering the concurrency had no effect");
+    assert!(
+        gauge.highest() <= 2,
+        "lowering the concurrency had no effect"
+    );
     for wrong in [0, 10_001] {
         assert!(handle.set_concurrency(wrong).is_err());
     }
@@ -246,12 +324,20 @@ pub(super) async fn c3_what_a_member_holds_is_bounded(trial: Trial) {
             held.send((event.n, backlog)).unwrap();
         }
     };
-    bus.consumer("bounded").concurrency(CONCURRENCY).on(handler).start().await.unwrap();
+    bus.consumer("bounded")
+        .concurrency(CONCURRENCY)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     for _ in 0..1_000 {
         let (n, backlog) = holds.recv().await.unwrap();
         // A window is twice the concurrency or 64, beside what runs and what is settled already
         // and the engine has not been told of, which is no more than ran at once.
-        assert!(backlog.in_flight <= 64 + 2 * CONCURRENCY as u64, "{backlog:?} at event {n}");
+        assert!(
+            backlog.in_flight <= 64 + 2 * CONCURRENCY as u64,
+            "{backlog:?} at event {n}"
+        );
         assert!(backlog.in_flight > 0 && backlog.in_flight + backlog.pending <= 1_000);
     }
     bus.close().await.unwrap();
@@ -259,21 +345,40 @@ pub(super) async fn c3_what_a_member_holds_is_bounded(trial: Trial) {
 
 pub(super) async fn c4_a_handler_sees_its_attempts_counted(trial: Trial) {
     let session = TrackedSession::new(1);
-    let bus = trial.connect().await.publish_layer(session.clone()).handle_layer(session.clone()).await.unwrap();
+    let bus = trial
+        .connect()
+        .await
+        .publish_layer(session.clone())
+        .handle_layer(session.clone())
+        .await
+        .unwrap();
     let mut handled = watched(&bus);
     let handler = |event: Noted, attempt: Attempt, seen: State<Seen>| async move {
         note(event, attempt, seen).await;
-        if attempt.0 < 3 { Err("not yet") } else { Ok(()) }
+        if attempt.0 < 3 {
+            Err("not yet")
+        } else {
+            Ok(())
+        }
     };
     let retry = Retry::list([50, 150, 150, 150].map(Duration::from_millis)).jitter(0.0);
-    bus.consumer("attempts").retry(retry).on(handler).start().await.unwrap();
+    bus.consumer("attempts")
+        .retry(retry)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     let start = Instant::now();
     bus.publish(Noted { n: 7 }).await.unwrap();
     let runs = session.settled().await;
     let verdicts: Vec<_> = runs.iter().map(|run| (run.attempt, run.verdict)).collect();
     let (failed, well) = (RunVerdict::Failed, RunVerdict::Handled);
     assert_eq!(verdicts, [(1, failed), (2, failed), (3, well)]);
-    assert!(start.elapsed() >= Duration::from_millis(200), "delays were cut short: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(200),
+        "delays were cut short: {:?}",
+        start.elapsed()
+    );
     bus.publish(Noted { n: 8 }).await.unwrap();
     session.settled().await;
     bus.close().await.unwrap();
@@ -285,24 +390,50 @@ pub(super) async fn c4_a_handler_sees_its_attempts_counted(trial: Trial) {
 /// The dead letters, which must be that many.
 async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
     let dlq = Name::new("EVENTS_DLQ").unwrap();
-    let mut follow = bus.engine().log().follow(&dlq, Start::First, &[Filter::all()]).await.unwrap();
+    let mut follow = bus
+        .engine()
+        .log()
+        .follow(&dlq, Start::First, &[Filter::all()])
+        .await
+        .unwrap();
     let mut letters = Vec::new();
     while letters.len() < count {
         follow.next(Credit::items(100), &mut letters).await.unwrap();
     }
-    let page = bus.engine().log().read(&dlq, Start::First, &[Filter::all()], Credit::items(1_000)).await.unwrap();
+    let page = bus
+        .engine()
+        .log()
+        .read(&dlq, Start::First, &[Filter::all()], Credit::items(1_000))
+        .await
+        .unwrap();
     assert_eq!(page.events.len(), count, "{:?}", page.events);
     letters
 }
 
 fn story(letter: &StoredEvent) -> [&str; 4] {
-    ["Trunkline-Consumer", "Trunkline-Reason", "Trunkline-Failures", "Trunkline-Error"]
-        .map(|name| letter.headers.get(name).unwrap_or_else(|| panic!("no {name} in {letter:?}")))
+    [
+        "Trunkline-Consumer",
+        "Trunkline-Reason",
+        "Trunkline-Failures",
+        "Trunkline-Error",
+    ]
+    .map(|name| {
+        letter
+            .headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {letter:?}"))
+    })
 }
 
 pub(super) async fn c5_a_permanent_error_is_a_dead_letter_on_attempt_1(trial: Trial) {
     let session = TrackedSession::new(1);
-    let bus = trial.connect().await.publish_layer(session.clone()).handle_layer(session.clone()).await.unwrap();
+    let bus = trial
+        .connect()
+        .await
+        .publish_layer(session.clone())
+        .handle_layer(session.clone())
+        .await
+        .unwrap();
     let handler = |event: Noted| async move {
         match event.n {
             1 => Err("no such customer".permanent()),
@@ -311,23 +442,39 @@ pub(super) async fn c5_a_permanent_error_is_a_dead_letter_on_attempt_1(trial: Tr
     };
     let handle = bus.consumer("strict").on(handler).start().await.unwrap();
     for n in 0..3 {
-        bus.publish(Noted { n }).header("tenant", "acme").await.unwrap();
+        bus.publish(Noted { n })
+            .header("tenant", "acme")
+            .await
+            .unwrap();
     }
     let runs = session.settled().await;
     assert_eq!(runs.len(), 3, "{runs:?}");
     handle.stop().await;
     let letters = letters(&bus, 1).await;
-    assert_eq!(story(&letters[0]), ["strict", "failed", "1", "no such customer"]);
+    assert_eq!(
+        story(&letters[0]),
+        ["strict", "failed", "1", "no such customer"]
+    );
     assert_eq!(letters[0].headers.get("tenant"), Some("acme"));
     let event = letters[0].body.to_event(&letters[0].headers).unwrap();
     assert_eq!(event.data().to_bytes().unwrap(), "{\"n\":1}");
     let backlog = bus.inspect().await.unwrap().consumers[0].backlog;
-    assert_eq!((backlog.pending, backlog.in_flight), (0, 0), "the original was not settled");
+    assert_eq!(
+        (backlog.pending, backlog.in_flight),
+        (0, 0),
+        "the original was not settled"
+    );
 }
 
 pub(super) async fn c5_the_last_attempt_dead_letters_and_a_panic_is_a_failure(trial: Trial) {
     let session = TrackedSession::new(1).attempts(3);
-    let bus = trial.connect().await.publish_layer(session.clone()).handle_layer(session.clone()).await.unwrap();
+    let bus = trial
+        .connect()
+        .await
+        .publish_layer(session.clone())
+        .handle_layer(session.clone())
+        .await
+        .unwrap();
     let handler = |event: Noted| async move {
         match event.n {
             0 => Err("always"),
@@ -336,12 +483,31 @@ pub(super) async fn c5_the_last_attempt_dead_letters_and_a_panic_is_a_failure(tr
         }
     };
     let retry = Retry::fixed(3, Duration::from_millis(50));
-    let handle = bus.consumer("trying").concurrency(1).retry(retry).on(handler).start().await.unwrap();
+    let handle = bus
+        .consumer("trying")
+        .concurrency(1)
+        .retry(retry)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     publish(&bus, 0..3).await;
     let runs = session.settled().await;
-    let of = |verdict| runs.iter().filter(|run| run.verdict == verdict).map(|run| run.attempt).collect::<Vec<_>>();
-    assert_eq!((of(RunVerdict::Failed), of(RunVerdict::Cut)), (vec![1, 2, 3], vec![1, 2, 3]));
-    assert_eq!(of(RunVerdict::Handled), [1], "a panic ended more than its own run");
+    let of = |verdict| {
+        runs.iter()
+            .filter(|run| run.verdict == verdict)
+            .map(|run| run.attempt)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of(RunVerdict::Failed), of(RunVerdict::Cut)),
+        (vec![1, 2, 3], vec![1, 2, 3])
+    );
+    assert_eq!(
+        of(RunVerdict::Handled),
+        [1],
+        "a panic ended more than its own run"
+    );
     handle.stop().await;
     let letters = letters(&bus, 2).await;
     let mut stories: Vec<_> = letters.iter().map(story).collect();
@@ -357,7 +523,9 @@ pub(super) async fn c5_what_cannot_be_decoded_is_kept_byte_for_byte(trial: Trial
     // JSON that is not the type's, with white space and an order that no serializer would write.
     let json = Bytes::from_static(b"{ \"z\":1,\n  \"n\": \"seven\", \"a\" :1.50 }");
     let data = Data::Json(JsonText::new(&json).unwrap());
-    let envelope = Envelope::new(EventId::new("odd").unwrap(), "/odd", Noted::TYPE, data).unwrap().with_version(1);
+    let envelope = Envelope::new(EventId::new("odd").unwrap(), "/odd", Noted::TYPE, data)
+        .unwrap()
+        .with_version(1);
     stored(bus.publish_raw(vec![RawEvent::from(envelope)]).await);
     // And what is no event at all, as any program with access to the stream can write it.
     let garbage = Bytes::from_static(b"\x00\xff not an event \r\n");
@@ -370,16 +538,37 @@ pub(super) async fn c5_what_cannot_be_decoded_is_kept_byte_for_byte(trial: Trial
         body: Body::Bytes(garbage.clone()),
     };
     let events = Name::new("EVENTS").unwrap();
-    bus.engine().log().append(&events, smallvec![append], AppendMode::Each).completed().await.unwrap();
+    bus.engine()
+        .log()
+        .append(&events, smallvec![append], AppendMode::Each)
+        .completed()
+        .await
+        .unwrap();
     publish(&bus, 5..6).await;
-    let handle = bus.consumer("decoding").concurrency(1).on(note).start().await.unwrap();
-    assert_eq!(handled.recv().await, Some((5, 1)), "what cannot be decoded stopped what can");
+    let handle = bus
+        .consumer("decoding")
+        .concurrency(1)
+        .on(note)
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(
+        handled.recv().await,
+        Some((5, 1)),
+        "what cannot be decoded stopped what can"
+    );
     handle.stop().await;
     let letters = letters(&bus, 2).await;
     let [_, reason, failures, _] = story(&letters[0]);
     assert_eq!((reason, failures), ("undecodable", "1"));
     let event = letters[0].body.to_event(&letters[0].headers).unwrap();
-    assert_eq!((event.id().to_string().as_str(), event.data().to_bytes().unwrap()), ("odd", json));
+    assert_eq!(
+        (
+            event.id().to_string().as_str(),
+            event.data().to_bytes().unwrap()
+        ),
+        ("odd", json)
+    );
     assert_eq!(story(&letters[1])[1], "undecodable");
     assert_eq!(letters[1].body.to_bytes().unwrap(), garbage);
 }
@@ -394,7 +583,13 @@ pub(super) async fn c6_a_waiting_retry_holds_no_slot(trial: Trial) {
     };
     publish(&bus, 0..10).await;
     let retry = Retry::fixed(2, Duration::from_secs(2));
-    bus.consumer("patient").concurrency(1).retry(retry).on(handler).start().await.unwrap();
+    bus.consumer("patient")
+        .concurrency(1)
+        .retry(retry)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
     let start = Instant::now();
     let mut order = Vec::new();
     for _ in 0..11 {
@@ -402,7 +597,11 @@ pub(super) async fn c6_a_waiting_retry_holds_no_slot(trial: Trial) {
     }
     let expected: Vec<_> = (0..10).map(|n| (n, 1)).chain([(0, 2)]).collect();
     assert_eq!(order, expected);
-    assert!(start.elapsed() >= Duration::from_secs(2), "the delay was cut short: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_secs(2),
+        "the delay was cut short: {:?}",
+        start.elapsed()
+    );
     bus.close().await.unwrap();
 }
 
@@ -417,10 +616,22 @@ pub(super) async fn c7_a_long_handler_is_delivered_once(trial: Trial) {
             tokio::time::sleep(Duration::from_millis(3_500)).await;
         };
         let ack_wait = Duration::from_secs(1);
-        bus.consumer("long").concurrency(1).ack_wait(ack_wait).on(handler).start().await.unwrap();
+        bus.consumer("long")
+            .concurrency(1)
+            .ack_wait(ack_wait)
+            .on(handler)
+            .start()
+            .await
+            .unwrap();
     }
     for n in 0..4 {
-        first.publish(OrderPlaced { order: "o".into(), n }).await.unwrap();
+        first
+            .publish(OrderPlaced {
+                order: "o".into(),
+                n,
+            })
+            .await
+            .unwrap();
     }
     let mut got = Vec::new();
     for _ in 0..4 {
@@ -448,16 +659,42 @@ pub(super) async fn c9_stopping_gives_back_at_once(trial: Trial) {
         }
     };
     publish(&first, 0..20).await;
-    let handle = first.consumer("leaving").concurrency(1).ack_wait(ack_wait).on(hangs).start().await.unwrap();
+    let handle = first
+        .consumer("leaving")
+        .concurrency(1)
+        .ack_wait(ack_wait)
+        .on(hangs)
+        .start()
+        .await
+        .unwrap();
     assert_eq!(numbers(&mut hung, 2).await, [0, 1]);
-    second.consumer("leaving").concurrency(1).ack_wait(ack_wait).on(note).start().await.unwrap();
+    second
+        .consumer("leaving")
+        .concurrency(1)
+        .ack_wait(ack_wait)
+        .on(note)
+        .start()
+        .await
+        .unwrap();
     let start = Instant::now();
     let report = handle.stop_within(Duration::from_secs(1)).await;
-    assert_eq!((report.cancelled, report.given_back, report.failed.is_none()), (1, 18, true), "{report:?}");
+    assert_eq!(
+        (report.cancelled, report.given_back, report.failed.is_none()),
+        (1, 18, true),
+        "{report:?}"
+    );
     let mut got = numbers(&mut handled, 19).await;
-    assert!(start.elapsed() < Duration::from_secs(10), "events came back after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "events came back after {:?}",
+        start.elapsed()
+    );
     got.sort_unstable();
-    assert_eq!(got, (1..20).collect::<Vec<_>>(), "the finished event came again, or another was lost");
+    assert_eq!(
+        got,
+        (1..20).collect::<Vec<_>>(),
+        "the finished event came again, or another was lost"
+    );
     second.close().await.unwrap();
     assert!(handled.try_recv().is_err());
 }

@@ -17,7 +17,11 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Connects to a place. Connections to one place share what is stored there; a place whose
     /// name was never used is empty.
-    fn connect<'a>(&'a self, place: &'a str, clock: Arc<dyn Clock>) -> Boxed<'a, Result<Arc<dyn Engine>>>;
+    fn connect<'a>(
+        &'a self,
+        place: &'a str,
+        clock: Arc<dyn Clock>,
+    ) -> Boxed<'a, Result<Arc<dyn Engine>>>;
 
     /// Whether the engine lives in this process and takes its time from the clock that it is
     /// given and from tokio, so that time may be virtual.
@@ -35,7 +39,10 @@ impl MemoryHarness {
     /// `memory:` with a query such as `?encode=always`, or none.
     pub fn new(query: impl Into<String>) -> Self {
         let query = query.into();
-        Self { name: format!("memory:{query}"), query }
+        Self {
+            name: format!("memory:{query}"),
+            query,
+        }
     }
 }
 
@@ -44,7 +51,11 @@ impl Harness for MemoryHarness {
         &self.name
     }
 
-    fn connect<'a>(&'a self, place: &'a str, clock: Arc<dyn Clock>) -> Boxed<'a, Result<Arc<dyn Engine>>> {
+    fn connect<'a>(
+        &'a self,
+        place: &'a str,
+        clock: Arc<dyn Clock>,
+    ) -> Boxed<'a, Result<Arc<dyn Engine>>> {
         Box::pin(async move {
             let options = MemoryOptions::from_url(&format!("memory:{place}{}", self.query))?;
             let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::connect(options, clock)?);
@@ -70,12 +81,21 @@ pub struct Trial {
 impl Trial {
     pub(super) fn new(harness: Arc<dyn Harness>, is_virtual: bool) -> Self {
         static PLACES: AtomicU64 = AtomicU64::new(1);
-        let place = format!("trial-{}-{}", std::process::id(), PLACES.fetch_add(1, Ordering::Relaxed));
+        let place = format!(
+            "trial-{}-{}",
+            std::process::id(),
+            PLACES.fetch_add(1, Ordering::Relaxed)
+        );
         let clock: Arc<dyn Clock> = match is_virtual {
             true => Arc::new(VirtualClock::default()),
             false => Arc::new(SystemClock),
         };
-        Self { harness, place, clock, kept: Arc::default() }
+        Self {
+            harness,
+            place,
+            clock,
+            kept: Arc::default(),
+        }
     }
 
     /// Another connection to the trial's place.
@@ -83,14 +103,21 @@ impl Trial {
     /// # Panics
     /// When there is none to be had.
     pub async fn engine(&self) -> Arc<dyn Engine> {
-        let connect = async || self.harness.connect(&self.place, Arc::clone(&self.clock)).await.unwrap();
+        let connect = async || {
+            self.harness
+                .connect(&self.place, Arc::clone(&self.clock))
+                .await
+                .unwrap()
+        };
         self.kept.get_or_init(connect).await;
         connect().await
     }
 
     /// A bus on another connection, to be configured and awaited.
     pub async fn connect(&self) -> Connect {
-        Connect::with_engine(self.engine().await).clock(Arc::clone(&self.clock)).source("/trial")
+        Connect::with_engine(self.engine().await)
+            .clock(Arc::clone(&self.clock))
+            .source("/trial")
     }
 
     /// A bus on another connection.

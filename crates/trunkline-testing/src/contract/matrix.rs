@@ -27,7 +27,13 @@ pub fn matrix(harnesses: &[Arc<dyn Harness>]) -> String {
                 Err(failure) => panic!("{} on {}: {failure}", property.name, harness.name()),
             })
             .collect();
-        let _ = writeln!(text, "| {} | {} | {} |", property.id, property.title, cells.join(" | "));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            property.id,
+            property.title,
+            cells.join(" | ")
+        );
     }
     text
 }

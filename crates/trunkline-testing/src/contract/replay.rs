@@ -15,14 +15,23 @@ async fn history(bus: &Bus, count: u32) -> Vec<(Zoned, Seq, Timestamp)> {
     let mut events = bus.subscribe::<Zoned>().await.unwrap();
     let mut history = Vec::new();
     for n in 0..count {
-        let event = Zoned { zone: ["eu", "us", "as ia.1"][n as usize % 3].to_owned(), n };
+        let event = Zoned {
+            zone: ["eu", "us", "as ia.1"][n as usize % 3].to_owned(),
+            n,
+        };
         bus.publish(event.clone()).await.unwrap();
         // Something in between that nobody asks for, and a clock that moves on.
         bus.publish(Noted { n }).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let Some(Item::Event(received)) = events.recv().await else { panic!("no event") };
+        let Some(Item::Event(received)) = events.recv().await else {
+            panic!("no event")
+        };
         assert_eq!(*received.event, event);
-        history.push((event, received.meta.seq().unwrap(), received.meta.stored_at().unwrap()));
+        history.push((
+            event,
+            received.meta.seq().unwrap(),
+            received.meta.stored_at().unwrap(),
+        ));
     }
     history
 }
@@ -32,7 +41,12 @@ pub(super) async fn c14_replay_from_every_position_is_exact_and_ordered(trial: T
     let history = history(&bus, 60).await;
     let all: Vec<u32> = (0..60).collect();
     let (_, seq, at) = &history[20];
-    let since = |time: Timestamp| history.iter().filter(move |(_, _, at)| *at >= time).map(|(event, ..)| event.n);
+    let since = |time: Timestamp| {
+        history
+            .iter()
+            .filter(move |(_, _, at)| *at >= time)
+            .map(|(event, ..)| event.n)
+    };
     let between = at.plus(Duration::from_nanos(1));
     let cases = [
         (Start::First, all.clone()),
@@ -51,10 +65,19 @@ pub(super) async fn c14_replay_from_every_position_is_exact_and_ordered(trial: T
     ];
     let mut replays = Vec::new();
     for (from, expected) in cases {
-        replays.push((from, expected, trial.bus().await.replay::<Zoned>(from).await.unwrap()));
+        replays.push((
+            from,
+            expected,
+            trial.bus().await.replay::<Zoned>(from).await.unwrap(),
+        ));
     }
     // A marker follows, so that one event too many shows as well as one too few.
-    bus.publish(Zoned { zone: "marker".into(), n: u32::MAX }).await.unwrap();
+    bus.publish(Zoned {
+        zone: "marker".into(),
+        n: u32::MAX,
+    })
+    .await
+    .unwrap();
     for (from, mut expected, mut events) in replays {
         expected.push(u32::MAX);
         let got = received(&mut events, expected.len(), |event| event.n).await;
@@ -75,12 +98,16 @@ pub(super) async fn c14_filters_apply(trial: Trial) {
         ("*.zoned.nowhere", &[]),
     ] {
         let filter = Filter::new(filter).unwrap();
-        let matching = history.iter().filter(|(event, ..)| wanted.contains(&event.zone.as_str()));
+        let matching = history
+            .iter()
+            .filter(|(event, ..)| wanted.contains(&event.zone.as_str()));
         let expected: Vec<Seq> = matching.map(|(_, seq, _)| *seq).collect();
         let mut follow = bus.follow(&filter, Start::First).await.unwrap();
         let mut followed = Vec::new();
         while followed.len() < expected.len() {
-            let Some(Item::Event(event)) = follow.recv().await else { panic!("no event") };
+            let Some(Item::Event(event)) = follow.recv().await else {
+                panic!("no event")
+            };
             followed.push(event.stored.unwrap().seq);
         }
         assert_eq!(followed, expected, "{filter}");
@@ -96,9 +123,21 @@ pub(super) async fn c14_filters_apply(trial: Trial) {
             next = Start::Seq(range.next);
         }
         assert_eq!(paged, expected, "{filter}");
-        let last = bus.read(&stream, &filter, Start::Last(NonZeroU64::new(2).unwrap()), 10).await.unwrap();
+        let last = bus
+            .read(
+                &stream,
+                &filter,
+                Start::Last(NonZeroU64::new(2).unwrap()),
+                10,
+            )
+            .await
+            .unwrap();
         let last: Vec<Seq> = last.events.iter().map(|(seq, _)| *seq).collect();
-        assert_eq!(last, expected[expected.len().saturating_sub(2)..], "the last two of {filter}");
+        assert_eq!(
+            last,
+            expected[expected.len().saturating_sub(2)..],
+            "the last two of {filter}"
+        );
     }
 }
 
@@ -109,7 +148,11 @@ pub(super) async fn c14_replay_disturbs_no_consumer(trial: Trial) {
         let seen = seen.clone();
         async move { seen.send(event.n).unwrap() }
     };
-    let consume = || bus.consumer("undisturbed").concurrency(1).on(handler.clone());
+    let consume = || {
+        bus.consumer("undisturbed")
+            .concurrency(1)
+            .on(handler.clone())
+    };
     for n in 0..20 {
         bus.publish(Noted { n }).await.unwrap();
     }
@@ -121,10 +164,18 @@ pub(super) async fn c14_replay_disturbs_no_consumer(trial: Trial) {
     bus.publish(Noted { n: 20 }).await.unwrap();
     let state = async || {
         let consumers = bus.inspect().await.unwrap().consumers;
-        consumers.into_iter().find(|state| state.spec.at.consumer.as_str() == "undisturbed").unwrap()
+        consumers
+            .into_iter()
+            .find(|state| state.spec.at.consumer.as_str() == "undisturbed")
+            .unwrap()
     };
     let before = state().await;
-    for from in [Start::First, Start::Last(NonZeroU64::MIN), Start::Seq(3), Start::LastPerSubject] {
+    for from in [
+        Start::First,
+        Start::Last(NonZeroU64::MIN),
+        Start::Seq(3),
+        Start::LastPerSubject,
+    ] {
         let mut events = bus.replay::<Noted>(from).await.unwrap();
         while received(&mut events, 1, |event| event.n).await != [20] {}
     }
@@ -142,26 +193,52 @@ pub(super) async fn c14_a_trimmed_start_is_a_gap(trial: Trial) {
     }
     let stream = Name::new("EVENTS").unwrap();
     let mut early = bus.replay::<Noted>(Start::Seq(1)).await.unwrap();
-    let removed = bus.engine().log().remove(&stream, Removal::Before(11)).await.unwrap();
+    let removed = bus
+        .engine()
+        .log()
+        .remove(&stream, Removal::Before(11))
+        .await
+        .unwrap();
     assert_eq!(removed, 10);
     let gap = |item| match item {
         Some(Item::Gap { stream: at, gap }) if at == stream => (gap.from, gap.to),
         other => panic!("{other:?} where a gap should be"),
     };
-    assert_eq!(gap(early.recv().await), (1, 10), "it was opened before the events left");
+    assert_eq!(
+        gap(early.recv().await),
+        (1, 10),
+        "it was opened before the events left"
+    );
     let mut late = bus.replay::<Noted>(Start::Seq(4)).await.unwrap();
     assert_eq!(gap(late.recv().await), (4, 10));
     for events in [&mut early, &mut late] {
-        assert_eq!(received(events, 10, |event| event.n).await, (11..=20).collect::<Vec<_>>());
+        assert_eq!(
+            received(events, 10, |event| event.n).await,
+            (11..=20).collect::<Vec<_>>()
+        );
     }
-    let range = bus.read(&stream, &Filter::all(), Start::Seq(4), 3).await.unwrap();
-    assert_eq!(range.gap.map(|gap| (gap.from, gap.to, gap.at_most())), Some((4, 10, 7)));
-    assert_eq!(range.events.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [11, 12, 13]);
+    let range = bus
+        .read(&stream, &Filter::all(), Start::Seq(4), 3)
+        .await
+        .unwrap();
+    assert_eq!(
+        range.gap.map(|gap| (gap.from, gap.to, gap.at_most())),
+        Some((4, 10, 7))
+    );
+    assert_eq!(
+        range.events.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
+        [11, 12, 13]
+    );
     // Whoever asks for the first is content with whatever is first.
     let mut first = bus.replay::<Noted>(Start::First).await.unwrap();
     assert_eq!(received(&mut first, 1, |event| event.n).await, [11]);
     // A durable consumer that missed some is told in its backlog, and gets the rest.
-    let mut receiver = bus.consumer("late").from(Start::Seq(1)).receiver::<Noted>().await.unwrap();
+    let mut receiver = bus
+        .consumer("late")
+        .from(Start::Seq(1))
+        .receiver::<Noted>()
+        .await
+        .unwrap();
     assert_eq!(
         match receiver.recv().await {
             Some(Item::Gap { gap, .. }) => (gap.from, gap.to),
@@ -170,10 +247,17 @@ pub(super) async fn c14_a_trimmed_start_is_a_gap(trial: Trial) {
         (1, 10)
     );
     for n in 11..=20 {
-        let Some(Item::Event(work)) = receiver.recv().await else { panic!("no event") };
+        let Some(Item::Event(work)) = receiver.recv().await else {
+            panic!("no event")
+        };
         assert_eq!(work.n, n);
         work.done();
     }
     receiver.stop().await;
-    assert_eq!(bus.inspect().await.unwrap().consumers[0].backlog.expired_at_most, 10);
+    assert_eq!(
+        bus.inspect().await.unwrap().consumers[0]
+            .backlog
+            .expired_at_most,
+        10
+    );
 }

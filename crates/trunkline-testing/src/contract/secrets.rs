@@ -38,11 +38,35 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 pub(super) async fn b2_no_credential_is_ever_printed(trial: Trial) {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(lines.clone()).finish();
-    let _guard = NotSend::new(subscriber);
+    // On a thread of its own, because there a subscriber hears everything that the bus's tasks log.
+    let life = move || {
+        let lines = Lines::default();
+        let captured = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(lines.clone())
+            .finish();
+        let _captured = tracing::subscriber::set_default(captured);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(say_everything(trial, lines));
+    };
+    tokio::task::spawn_blocking(life).await.unwrap();
+}
+
+async fn say_everything(trial: Trial, lines: Lines) {
     let mut said = Vec::new();
-    for scheme in ["memory", "nats", "tls", "file", "http", "https", "ws", "unheard-of"] {
+    for scheme in [
+        "memory",
+        "nats",
+        "tls",
+        "file",
+        "http",
+        "https",
+        "ws",
+        "unheard-of",
+    ] {
         for rest in [
             format!("//user:{SECRET}@127.0.0.1:1/place"),
             format!("//{SECRET}@127.0.0.1:1"),
@@ -64,18 +88,38 @@ pub(super) async fn b2_no_credential_is_ever_printed(trial: Trial) {
     assert!(!said.is_empty());
     // A life of a bus with everything that logs in it.
     let session = TrackedSession::new(1);
-    let bus = trial.connect().await.publish_layer(session.clone()).handle_layer(session.clone()).await.unwrap();
+    let bus = trial
+        .connect()
+        .await
+        .publish_layer(session.clone())
+        .handle_layer(session.clone())
+        .await
+        .unwrap();
     let handler = |_: Noted| async { Err::<(), _>("refused".permanent()) };
     let consumer = bus.consumer("logging").on(handler);
     said.push(format!("{consumer:?}"));
     let handle = consumer.start().await.unwrap();
-    bus.publish(Noted { n: 1 }).header("authorization", SECRET).await.unwrap();
+    bus.publish(Noted { n: 1 })
+        .header("authorization", SECRET)
+        .await
+        .unwrap();
     session.settled().await;
-    said.push(format!("{bus:?} {:?} {handle:?} {:?}", bus.engine(), bus.inspect().await.unwrap()));
-    said.push(format!("{:?} {:?}", bus.link().borrow(), handle.stop().await));
+    said.push(format!(
+        "{bus:?} {:?} {handle:?} {:?}",
+        bus.engine(),
+        bus.inspect().await.unwrap()
+    ));
+    said.push(format!(
+        "{:?} {:?}",
+        bus.link().borrow(),
+        handle.stop().await
+    ));
     bus.close().await.unwrap();
     let logged = String::from_utf8_lossy(&lines.0.lock()).into_owned();
-    assert!(logged.contains("dead letter"), "the log was not captured: {logged}");
+    assert!(
+        logged.contains("dead letter"),
+        "the log was not captured: {logged}"
+    );
     for text in said.iter().chain([&logged]) {
         assert!(!text.contains(SECRET), "a credential was printed: {text}");
     }

@@ -31,8 +31,14 @@ pub(super) async fn store(
     story("Trunkline-Reason", failure.reason());
     story("Trunkline-Error", abridged(&failure.chain()));
     story("Trunkline-Failures", &turn.failures.to_string());
-    story("Trunkline-First-Failure", &turn.first_failure.unwrap_or(now).to_string());
-    story("Trunkline-Last-Failure", &turn.last_failure.unwrap_or(now).to_string());
+    story(
+        "Trunkline-First-Failure",
+        &turn.first_failure.unwrap_or(now).to_string(),
+    );
+    story(
+        "Trunkline-Last-Failure",
+        &turn.last_failure.unwrap_or(now).to_string(),
+    );
     story("Trunkline-Version", env!("CARGO_PKG_VERSION"));
     let append = Append {
         // One entry for each event and consumer, however often a crash makes us come here.
@@ -44,17 +50,29 @@ pub(super) async fn store(
         body: turn.event.body.clone(),
     };
     let stream = &inner.settings.dead_letters;
-    let outcomes = inner.engine.log().append(stream, smallvec![append], AppendMode::Each).completed().await?;
+    let outcomes = inner
+        .engine
+        .log()
+        .append(stream, smallvec![append], AppendMode::Each)
+        .completed()
+        .await?;
     match outcomes.into_iter().next() {
         Some(Outcome::Stored { .. }) => Ok(subject),
         Some(Outcome::Refused(error)) if error.kind() == ErrorKind::Conflict => Ok(subject),
         Some(Outcome::Refused(error) | Outcome::Unknown(error)) => Err(error),
-        None => Err(Error::new(ErrorKind::Internal, "the engine gave no outcome")),
+        None => Err(Error::new(
+            ErrorKind::Internal,
+            "the engine gave no outcome",
+        )),
     }
 }
 
 fn abridged(text: &str) -> &str {
-    match text.char_indices().take_while(|(at, _)| *at < MAX_ERROR_BYTES - 4).last() {
+    match text
+        .char_indices()
+        .take_while(|(at, _)| *at < MAX_ERROR_BYTES - 4)
+        .last()
+    {
         Some((at, _)) if text.len() > MAX_ERROR_BYTES => &text[..at],
         _ => text,
     }

@@ -35,7 +35,13 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(stream: Name, feed: Box<dyn Feed>, settler: Arc<dyn Settler>) -> Self {
-        Self { stream, feed, settler, fetched: Vec::new(), settling: Batch::new() }
+        Self {
+            stream,
+            feed,
+            settler,
+            fetched: Vec::new(),
+            settling: Batch::new(),
+        }
     }
 }
 
@@ -100,7 +106,10 @@ impl Member {
             tracing::error!(consumer = %self.shared.name, %error, "the member ends; its consumer needs another");
         }
         let deadline = self.control.borrow().stop.unwrap_or(Duration::ZERO);
-        let report = StopReport { failed, ..self.drain(deadline).await };
+        let report = StopReport {
+            failed,
+            ..self.drain(deadline).await
+        };
         tracing::info!(
             consumer = %self.shared.name, finished = report.finished, given_back = report.given_back,
             cancelled = report.cancelled, "member stopped"
@@ -154,18 +163,31 @@ impl Member {
     fn credit(&self) -> Credit {
         let window = (2 * self.concurrency).max(MIN_WINDOW);
         let (queued, queued_bytes) = self.pool.queued();
-        let blocked = !self.dead.is_empty() || self.waiting.len() >= MAX_WAITING || queued_bytes >= MAX_QUEUED_BYTES;
+        let blocked = !self.dead.is_empty()
+            || self.waiting.len() >= MAX_WAITING
+            || queued_bytes >= MAX_QUEUED_BYTES;
         // Half a window at least, so that a fetch is worth its while.
         let room = window.saturating_sub(queued);
-        let items = if blocked || room < window / 2 { 0 } else { room };
-        Credit { items, bytes: MAX_QUEUED_BYTES - queued_bytes.min(MAX_QUEUED_BYTES) }
+        let items = if blocked || room < window / 2 {
+            0
+        } else {
+            room
+        };
+        Credit {
+            items,
+            bytes: MAX_QUEUED_BYTES - queued_bytes.min(MAX_QUEUED_BYTES),
+        }
     }
 
     fn fetched(&mut self, source: usize, fetched: Fetched) -> Result<()> {
         let from = &mut self.sources[source];
         match fetched {
             Fetched::Deliveries(_) => {
-                self.pool.push(from.fetched.drain(..).map(|delivery| Turn::new(source, delivery)));
+                self.pool.push(
+                    from.fetched
+                        .drain(..)
+                        .map(|delivery| Turn::new(source, delivery)),
+                );
                 Ok(())
             }
             Fetched::Gap(gap) => {
@@ -180,9 +202,15 @@ impl Member {
             }
             Fetched::Gone => Err(Error::new(
                 ErrorKind::NoSuchConsumer,
-                format!("consumer {} was deleted from stream {}", self.shared.name, from.stream),
+                format!(
+                    "consumer {} was deleted from stream {}",
+                    self.shared.name, from.stream
+                ),
             )),
-            Fetched::Closed => Err(Error::new(ErrorKind::Closed, "the bus was closed under the member")),
+            Fetched::Closed => Err(Error::new(
+                ErrorKind::Closed,
+                "the bus was closed under the member",
+            )),
         }
     }
 
@@ -210,7 +238,9 @@ impl Member {
     }
 
     fn settle(&mut self, turn: &Turn, settle: Settle) {
-        self.sources[turn.source].settling.push((turn.token, settle));
+        self.sources[turn.source]
+            .settling
+            .push((turn.token, settle));
     }
 
     fn failed(&mut self, mut turn: Turn, failure: Failure) {
@@ -241,7 +271,8 @@ impl Member {
         match delay {
             Some(delay) => {
                 self.waits += 1;
-                self.waiting.insert((Instant::now() + delay, self.waits), turn);
+                self.waiting
+                    .insert((Instant::now() + delay, self.waits), turn);
             }
             None => self.dead.push_back((turn, failure)),
         }
@@ -305,7 +336,10 @@ impl Member {
         let mut held: Vec<Batch<(Token, Settle)>> = vec![Batch::new(); self.sources.len()];
         let mut hold = |turn: &Turn| held[turn.source].push((turn.token, Settle::Extend));
         self.pool.each(&mut hold);
-        self.waiting.values().chain(self.dead.iter().map(|(turn, _)| turn)).for_each(hold);
+        self.waiting
+            .values()
+            .chain(self.dead.iter().map(|(turn, _)| turn))
+            .for_each(hold);
         for (source, held) in self.sources.iter_mut().zip(held) {
             if held.is_empty() {
                 continue;
@@ -321,7 +355,12 @@ impl Member {
         self.stopping.send_replace(true);
         let mut report = StopReport::default();
         let waiting = std::mem::take(&mut self.waiting);
-        for turn in self.pool.take_queue().into_iter().chain(waiting.into_values()) {
+        for turn in self
+            .pool
+            .take_queue()
+            .into_iter()
+            .chain(waiting.into_values())
+        {
             report.given_back += 1;
             self.settle(&turn, Settle::GiveBack);
         }
@@ -351,7 +390,9 @@ impl Member {
         // letter that could not be stored is that member's to store.
         self.bury().await;
         let waiting = std::mem::take(&mut self.waiting).into_values();
-        let dead = std::mem::take(&mut self.dead).into_iter().map(|(turn, _)| turn);
+        let dead = std::mem::take(&mut self.dead)
+            .into_iter()
+            .map(|(turn, _)| turn);
         for turn in waiting.chain(dead) {
             report.given_back += 1;
             self.settle(&turn, Settle::GiveBack);
@@ -365,12 +406,18 @@ impl Member {
 
 fn event_id(turn: &Turn) -> String {
     let event = turn.event.body.to_event(&turn.event.headers);
-    event.map_or_else(|_| "(no CloudEvent)".to_owned(), |event| event.id().to_string())
+    event.map_or_else(
+        |_| "(no CloudEvent)".to_owned(),
+        |event| event.id().to_string(),
+    )
 }
 
 fn event_type(turn: &Turn) -> String {
     let event = turn.event.body.to_event(&turn.event.headers);
-    event.map_or_else(|_| "(no CloudEvent)".to_owned(), |event| event.event_type().to_owned())
+    event.map_or_else(
+        |_| "(no CloudEvent)".to_owned(),
+        |event| event.event_type().to_owned(),
+    )
 }
 
 async fn sleep_until(due: Option<Instant>) {
@@ -382,8 +429,10 @@ async fn sleep_until(due: Option<Instant>) {
 
 /// Waits for whichever source has something first.
 async fn fetch(sources: &mut [Source], credit: Credit) -> (usize, Result<Fetched>) {
-    let mut fetches: Vec<_> =
-        sources.iter_mut().map(|source| source.feed.fetch(credit, &mut source.fetched)).collect();
+    let mut fetches: Vec<_> = sources
+        .iter_mut()
+        .map(|source| source.feed.fetch(credit, &mut source.fetched))
+        .collect();
     std::future::poll_fn(|cx| {
         for (index, fetch) in fetches.iter_mut().enumerate() {
             if let Poll::Ready(fetched) = fetch.as_mut().poll(cx) {

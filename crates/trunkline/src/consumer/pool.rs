@@ -53,9 +53,20 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(shared: Arc<Shared>, context: Arc<MemberContext>, limit: usize) -> Self {
-        let inner = Mutex::new(Inner { limit, ..Inner::default() });
-        let common = Arc::new(Common { shared, context, inner, finished: Notify::new() });
-        Self { common, tasks: JoinSet::new() }
+        let inner = Mutex::new(Inner {
+            limit,
+            ..Inner::default()
+        });
+        let common = Arc::new(Common {
+            shared,
+            context,
+            inner,
+            finished: Notify::new(),
+        });
+        Self {
+            common,
+            tasks: JoinSet::new(),
+        }
     }
 
     /// Changes how many turns run at once. What runs is let be.
@@ -80,9 +91,17 @@ impl Pool {
     fn start(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         let mut inner = self.common.inner.lock();
-        let busy = inner.slots.iter().filter(|slot| slot.turn.is_some()).count();
+        let busy = inner
+            .slots
+            .iter()
+            .filter(|slot| slot.turn.is_some())
+            .count();
         while inner.workers < inner.limit.min(busy + inner.queue.len()) {
-            let slot = inner.slots.iter().position(|slot| !slot.taken).unwrap_or(inner.slots.len());
+            let slot = inner
+                .slots
+                .iter()
+                .position(|slot| !slot.taken)
+                .unwrap_or(inner.slots.len());
             if slot == inner.slots.len() {
                 inner.slots.push(Slot::default());
             }
@@ -95,7 +114,14 @@ impl Pool {
     /// How many turns wait, and the bytes of their events.
     pub(super) fn queued(&self) -> (usize, usize) {
         let inner = self.common.inner.lock();
-        (inner.queue.len(), inner.queue.iter().map(|turn| turn.event.body.rough_bytes()).sum())
+        (
+            inner.queue.len(),
+            inner
+                .queue
+                .iter()
+                .map(|turn| turn.event.body.rough_bytes())
+                .sum(),
+        )
     }
 
     /// Takes every turn that waits.
@@ -119,7 +145,11 @@ impl Pool {
     pub(super) fn each(&self, mut each: impl FnMut(&Turn)) {
         let inner = self.common.inner.lock();
         inner.queue.iter().for_each(&mut each);
-        inner.slots.iter().filter_map(|slot| slot.turn.as_ref()).for_each(&mut each);
+        inner
+            .slots
+            .iter()
+            .filter_map(|slot| slot.turn.as_ref())
+            .for_each(&mut each);
         inner.finished.iter().for_each(|(turn, _)| each(turn));
     }
 
@@ -131,7 +161,13 @@ impl Pool {
     /// Cancels every worker at its next await; gives the turns that they were at.
     pub(super) async fn cancel(&mut self) -> Vec<Turn> {
         self.tasks.shutdown().await;
-        self.common.inner.lock().slots.drain(..).filter_map(|slot| slot.turn).collect()
+        self.common
+            .inner
+            .lock()
+            .slots
+            .drain(..)
+            .filter_map(|slot| slot.turn)
+            .collect()
     }
 }
 
@@ -146,7 +182,11 @@ async fn work(common: Arc<Common>, slot: usize) {
                 inner.finished.push((turn, result));
                 common.finished.notify_one();
             }
-            let next = if inner.workers > inner.limit { None } else { inner.queue.pop_front() };
+            let next = if inner.workers > inner.limit {
+                None
+            } else {
+                inner.queue.pop_front()
+            };
             let Some(turn) = next else {
                 inner.slots[slot].taken = false;
                 inner.workers -= 1;
@@ -165,14 +205,23 @@ async fn work(common: Arc<Common>, slot: usize) {
 }
 
 /// Runs a handler; a panic is a failure and not the end of the worker.
-async fn guarded(mut running: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>) -> Result<(), Failure> {
+async fn guarded(
+    mut running: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
+) -> Result<(), Failure> {
     std::future::poll_fn(move |cx| {
         // What the handler left half done is dropped with it; nothing of ours is in its hands.
         catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let message = format!("the handler panicked: {}", text.unwrap_or_else(|| "(no message)".to_owned()));
-            Poll::Ready(Err(Failure::new(Disposition::Transient, "panicked", message)))
+            let message = format!(
+                "the handler panicked: {}",
+                text.unwrap_or_else(|| "(no message)".to_owned())
+            );
+            Poll::Ready(Err(Failure::new(
+                Disposition::Transient,
+                "panicked",
+                message,
+            )))
         })
     })
     .await

@@ -76,13 +76,21 @@ where
         let (sender, items) = mpsc::unbounded_channel();
         let gaps = sender.clone();
         let on_gap = move |stream: &trunkline_core::Name, gap| {
-            let _ = gaps.send(Item::Gap { stream: stream.clone(), gap });
+            let _ = gaps.send(Item::Gap {
+                stream: stream.clone(),
+                gap,
+            });
         };
         let handler = move |event: Arc<E>, meta: Meta, Attempt(attempt): Attempt| {
             let sender = sender.clone();
             async move {
                 let (outcome, result) = oneshot::channel();
-                let sent = sender.send(Item::Event(Work { event, meta, attempt, outcome }));
+                let sent = sender.send(Item::Event(Work {
+                    event,
+                    meta,
+                    attempt,
+                    outcome,
+                }));
                 match (sent, result.await) {
                     (Ok(()), Ok(result)) => result,
                     (Ok(()), Err(_)) => Err("the event was dropped without an outcome".into()),
@@ -90,7 +98,10 @@ where
                 }
             }
         };
-        let handle = consumer.on(handler).start_with(Some(Box::new(on_gap))).await?;
+        let handle = consumer
+            .on(handler)
+            .start_with(Some(Box::new(on_gap)))
+            .await?;
         Ok(Self { items, handle })
     }
 }

@@ -34,7 +34,11 @@ impl Retry {
     pub const MAX_ATTEMPTS: u32 = 1_000;
 
     fn new(attempts: u32, delays: Delays) -> Self {
-        Self { attempts, delays, jitter: 0.2 }
+        Self {
+            attempts,
+            delays,
+            jitter: 0.2,
+        }
     }
 
     /// No second attempt: a failure is a dead letter at once.
@@ -50,7 +54,12 @@ impl Retry {
     /// One attempt, and one more after each of these delays.
     pub fn list(delays: impl IntoIterator<Item = Duration>) -> Self {
         let delays: Vec<_> = delays.into_iter().collect();
-        Self::new(u32::try_from(delays.len()).unwrap_or(u32::MAX).saturating_add(1), Delays::List(delays))
+        Self::new(
+            u32::try_from(delays.len())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+            Delays::List(delays),
+        )
     }
 
     /// That many attempts, with delays that double from `first` up to `longest`.
@@ -73,7 +82,11 @@ impl Retry {
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |fault: String| Err(Error::new(ErrorKind::InvalidConfig, fault));
         if !(1..=Self::MAX_ATTEMPTS).contains(&self.attempts) {
-            return refuse(format!("{} attempts; use 1 to {}", self.attempts, Self::MAX_ATTEMPTS));
+            return refuse(format!(
+                "{} attempts; use 1 to {}",
+                self.attempts,
+                Self::MAX_ATTEMPTS
+            ));
         }
         if !(0.0..=1.0).contains(&self.jitter) {
             return refuse(format!("a jitter of {}; use 0 to 1", self.jitter));
@@ -90,12 +103,14 @@ impl Retry {
         let retry = failures.saturating_sub(1);
         let delay = match &self.delays {
             Delays::List(delays) => {
-                let index = usize::try_from(retry).unwrap_or(usize::MAX).min(delays.len().saturating_sub(1));
+                let index = usize::try_from(retry)
+                    .unwrap_or(usize::MAX)
+                    .min(delays.len().saturating_sub(1));
                 delays.get(index).copied().unwrap_or_default()
             }
-            Delays::Exponential { first, longest } => {
-                first.saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX)).min(*longest)
-            }
+            Delays::Exponential { first, longest } => first
+                .saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX))
+                .min(*longest),
         };
         Some(delay + delay.mul_f64(self.jitter * random))
     }
@@ -108,15 +123,18 @@ mod tests {
     #[test]
     fn c6_delays_follow_the_policy_and_jitter_only_lengthens() {
         let check = |retry: &Retry, random: f64, expected: &[f64]| {
-            let delays: Vec<f64> =
-                (1..).map_while(|failures| retry.delay(failures, random)).map(|delay| delay.as_secs_f64()).collect();
+            let delays: Vec<f64> = (1..)
+                .map_while(|failures| retry.delay(failures, random))
+                .map(|delay| delay.as_secs_f64())
+                .collect();
             assert_eq!(delays, expected, "{retry:?}");
         };
         check(&Retry::default(), 0.0, &[1.0, 5.0, 30.0, 300.0]);
         check(&Retry::default(), 1.0, &[1.2, 6.0, 36.0, 360.0]);
         check(&Retry::never(), 0.0, &[]);
         check(&Retry::fixed(3, Duration::from_secs(2)), 0.0, &[2.0, 2.0]);
-        let exponential = Retry::exponential(6, Duration::from_secs(1), Duration::from_secs(5)).jitter(0.0);
+        let exponential =
+            Retry::exponential(6, Duration::from_secs(1), Duration::from_secs(5)).jitter(0.0);
         check(&exponential, 1.0, &[1.0, 2.0, 4.0, 5.0, 5.0]);
     }
 
@@ -125,6 +143,11 @@ mod tests {
         assert!(Retry::fixed(0, Duration::ZERO).check().is_err());
         assert!(Retry::fixed(1_001, Duration::ZERO).check().is_err());
         assert!(Retry::default().jitter(f64::NAN).check().is_err());
-        assert!(Retry::exponential(1_000, Duration::MAX, Duration::MAX).jitter(0.0).delay(900, 1.0).is_some());
+        assert!(
+            Retry::exponential(1_000, Duration::MAX, Duration::MAX)
+                .jitter(0.0)
+                .delay(900, 1.0)
+                .is_some()
+        );
     }
 }

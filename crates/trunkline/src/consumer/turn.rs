@@ -54,9 +54,25 @@ pub(super) async fn run(
         .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
     let event_type = incoming.envelope.event_type();
     let Some(handler) = shared.handlers.get(event_type) else {
-        let message = format!("this member of consumer {} has no handler for {event_type:?}", context.consumer);
-        return Err(Failure::new(Disposition::Transient, "unsupported_type", message));
+        let message = format!(
+            "this member of consumer {} has no handler for {event_type:?}",
+            context.consumer
+        );
+        return Err(Failure::new(
+            Disposition::Transient,
+            "unsupported_type",
+            message,
+        ));
     };
-    let delivered = Delivered { incoming: Arc::new(incoming), attempt, member: Arc::clone(context) };
-    HandleNext { layers: &shared.layers, handler: handler.as_ref() }.run(delivered).await
+    let delivered = Delivered {
+        incoming: Arc::new(incoming),
+        attempt,
+        member: Arc::clone(context),
+    };
+    HandleNext {
+        layers: &shared.layers,
+        handler: handler.as_ref(),
+    }
+    .run(delivered)
+    .await
 }

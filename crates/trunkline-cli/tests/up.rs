@@ -1,0 +1,215 @@
+//! The built command, driven as its users do.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// No test should need a fraction of this.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
+fn trunkline(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command
+        .args(arguments)
+        .env_remove("TRUNKLINE_URL")
+        .env_remove("RUST_LOG");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What must happen before the watchdog bites.
+fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(what()));
+    receiver.recv_timeout(WATCHDOG).expect("it ends in time")
+}
+
+fn ends(mut command: Command) -> (i32, String) {
+    let Output { status, stderr, .. } = in_time(move || command.output().unwrap());
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// A running bus; killed if a test ends without stopping it.
+struct Up {
+    child: Child,
+    authority: String,
+}
+
+impl Up {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = trunkline(&["up", "--listen", "127.0.0.1:0", "--json"]);
+        let mut child = command.args(arguments).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let line = in_time(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            line
+        });
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["engine"], "memory");
+        let authority = line["listening"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("http://")
+            .unwrap()
+            .to_owned();
+        Self { child, authority }
+    }
+
+    /// Sends a request and gives the connection, the answer unread.
+    fn send(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.authority).unwrap();
+        stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+        stream
+            .write_all(request.replace("$HOST", &self.authority).as_bytes())
+            .unwrap();
+        stream
+    }
+
+    fn publish(&self, body: &str) -> String {
+        let length = body.len();
+        let mut answer = String::new();
+        let request = format!(
+            "POST /v1/events?type=order.placed HTTP/1.1\r\nhost: $HOST\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        self.send(&request).read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn tail(&self) -> BufReader<TcpStream> {
+        let request = "GET /v1/events HTTP/1.1\r\nhost: $HOST\r\naccept: text/event-stream\r\n\r\n";
+        let mut tail = BufReader::new(self.send(request));
+        assert_eq!(until(&mut tail, "HTTP/1.1"), "HTTP/1.1 200 OK");
+        // The first part of the body: from here on nothing is missed.
+        until(&mut tail, "id: ");
+        tail
+    }
+
+    #[cfg(unix)]
+    fn terminate(mut self) -> (i32, String) {
+        let killed = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        let mut stderr = self.child.stderr.take().unwrap();
+        let text = in_time(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        (self.child.wait().unwrap().code().unwrap(), text)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // It may have ended already, which is what most tests want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first line that begins so, without its end.
+fn until(reader: &mut impl BufRead, start: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert_ne!(
+            reader.read_line(&mut line).unwrap(),
+            0,
+            "it ended before {start:?}"
+        );
+        if line.starts_with(start) {
+            return line.trim_end().to_owned();
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_published_arrives_and_sigterm_ends_it_well() {
+    let up = Up::start(&["--source", "/shop"]);
+    let mut tail = up.tail();
+    let answer = up.publish("{\"total\":7}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"stored\":1"),
+        "{answer}"
+    );
+    let event = until(&mut tail, "data: ");
+    let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(
+        (&event["source"], &event["data"]["total"]),
+        (&Value::from("/shop"), &Value::from(7))
+    );
+    let authority = up.authority.clone();
+    let (code, stderr) = up.terminate();
+    assert_eq!(code, 0, "{stderr}");
+    for part in [
+        &format!("listens on http://{authority}"),
+        "events are gone when it stops",
+        "stopped",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    let mut rest = String::new();
+    tail.read_to_string(&mut rest).unwrap();
+    assert!(
+        rest.ends_with("0\r\n\r\n"),
+        "the stream ends properly: {rest:?}"
+    );
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused() {
+    let up = Up::start(&["--max-body", "10"]);
+    let answer = up.publish("{\"total\":1234}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.contains("TL-0101"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_busy_port_is_told_with_a_remedy() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap().to_string();
+    let (code, stderr) = ends(trunkline(&["up", "--listen", &address]));
+    assert_eq!(code, 1);
+    for part in ["TL-0310", &address, "--listen"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_names_the_fault() {
+    for (arguments, part) in [
+        (
+            &["up", "--url", "carrier-pigeon:coop"][..],
+            "carrier-pigeon",
+        ),
+        (
+            &["up", "--url", "memory:?size=1"],
+            "`size=1` is not an option",
+        ),
+        (&["up", "--listn", "127.0.0.1:0"], "--listen"),
+        (&["up", "--listen", "nowhere"], "127.0.0.1:7400"),
+        (&["up", "--listen", "0.0.0.0:0"], "--expose"),
+        (&["up", "--allow-origin", "*"], "\"*\" is no origin"),
+        (&["up", "--source", ""], "source"),
+        (&["fly"], "fly"),
+        (&[], "up"),
+    ] {
+        let (code, stderr) = ends(trunkline(arguments));
+        assert_eq!(code, 2, "{arguments:?}: {stderr}");
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    }
+}
