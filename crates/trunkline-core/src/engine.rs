@@ -31,7 +31,9 @@ use crate::time::Timestamp;
 
 pub use admitted::{Admission, Admitted, Batch};
 pub use capability::{Capabilities, Durability, Limits, Reach};
-pub use consume::{Consume, ConsumerRef, Delivery, Feed, Fetched, Settle, Settler, Token};
+pub use consume::{
+    Consume, ConsumerRef, Delivery, Feed, Fetched, Membership, Settle, Settler, Token,
+};
 pub use live::{Heard, Listener, Live, Message, Route};
 pub use log::{
     Append, AppendMode, Expect, Follow, Followed, Gap, Log, Outcome, Page, Position, Removal, Seq,

@@ -223,16 +223,11 @@ impl Envelope {
                 .iter()
                 .map(|(name, value)| name.len() + value.rough_bytes());
             size_of::<Rare>()
-                + texts
-                    .into_iter()
-                    .flatten()
-                    .map(|text| text.len())
-                    .sum::<usize>()
+                + texts.into_iter().flatten().map(SmolStr::len).sum::<usize>()
                 + extensions.sum::<usize>()
         });
-        let texts = self.source.len()
-            + self.event_type.len()
-            + self.key.as_ref().map_or(0, |key| key.len());
+        let texts =
+            self.source.len() + self.event_type.len() + self.key.as_ref().map_or(0, SmolStr::len);
         size_of::<Self>() + data + rare + texts
     }
 

@@ -196,11 +196,10 @@ fn stored_once(
                 .iter()
                 .flat_map(|stream| stream.subjects.clone())
                 .collect();
-            match known.iter().find_map(|subjects| {
-                subjects
-                    .nearest([filter].into_iter())
-                    .map(|near| (subjects, near))
-            }) {
+            match known
+                .iter()
+                .find_map(|subjects| subjects.nearest([filter]).map(|near| (subjects, near)))
+            {
                 Some((subjects, near)) => {
                     format!(
                         "{subjects} does not match it, {near} would: `*` is one token, `>` one or more"

@@ -153,7 +153,8 @@ impl Filter {
     ///
     /// It tries what people mean when they are a token short or long: `order` and `order.*`
     /// become `order.>`, and `order.placed.*` becomes `order.placed`.
-    pub fn nearest<'a>(&self, known: impl Iterator<Item = &'a Filter> + Clone) -> Option<Filter> {
+    pub fn nearest<'a>(&self, known: impl IntoIterator<Item = &'a Filter>) -> Option<Filter> {
+        let known: Vec<&Filter> = known.into_iter().collect();
         let short = self.0.strip_suffix(".*").unwrap_or(&self.0);
         let long = self.0.rsplit_once('.').map(|(head, _)| head.to_owned());
         [
@@ -164,7 +165,7 @@ impl Filter {
         .into_iter()
         .flatten()
         .filter_map(|candidate| Filter::new(candidate).ok())
-        .find(|candidate| known.clone().any(|filter| filter.overlaps(candidate)))
+        .find(|candidate| known.iter().any(|filter| filter.overlaps(candidate)))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use trunkline_core::engine::{
     Admitted, Backlog, Batch, Boxed, Consume, ConsumerRef, ConsumerSpec, Credit, Delivery, Feed,
-    Fetched, Link, Retention, Settle, Settler, Token,
+    Fetched, Link, Membership, Retention, Settle, Settler, Token,
 };
 use trunkline_core::ledger::Ledger;
 use trunkline_core::matcher::Key;
@@ -133,10 +133,7 @@ impl Consumer {
 }
 
 impl Consume for MemoryEngine {
-    fn open<'a>(
-        &'a self,
-        at: &'a ConsumerRef,
-    ) -> Boxed<'a, Result<(Box<dyn Feed>, Arc<dyn Settler>)>> {
+    fn open<'a>(&'a self, at: &'a ConsumerRef) -> Boxed<'a, Result<Membership>> {
         let open = || {
             let stream = self.stream(&at.stream)?;
             let waiter = match stream.lock().consumers.get(&at.consumer) {

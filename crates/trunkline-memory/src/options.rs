@@ -40,11 +40,12 @@ impl MemoryOptions {
     /// # Errors
     /// [`ErrorKind::InvalidUrl`] for anything else, with the options there are.
     pub fn from_url(url: &str) -> Result<Self> {
+        // Values are not quoted: a URL that was meant for another engine may have a password in it.
         let invalid = |fault: String| {
             Error::new(
                 ErrorKind::InvalidUrl,
                 format!(
-                    "{url:?}: {fault}; use memory:[name][?encode=always|never&max_events=N&max_bytes=N]"
+                    "{fault}; use memory:[name][?encode=always|never&max_events=N&max_bytes=N]"
                 ),
             )
         };
@@ -54,23 +55,24 @@ impl MemoryOptions {
         let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = Self::default();
         if !name.is_empty() {
-            options.name =
-                Some(Name::new(name).map_err(|error| invalid(error.message().to_owned()))?);
+            let fault =
+                "what follows `memory:` is not a name of 1 to 64 characters of A-Z a-z 0-9 _ -";
+            options.name = Some(Name::new(name).map_err(|_| invalid(fault.to_owned()))?);
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let number = || match value.parse() {
                 Ok(number) if number > 0 => Ok(number),
-                _ => Err(invalid(format!(
-                    "`{key}` must be a whole number above 0, not {value:?}"
-                ))),
+                _ => Err(invalid(format!("`{key}` must be a whole number above 0"))),
             };
             match (key, value) {
                 ("encode", "always") => options.encode = true,
                 ("encode", "never") => options.encode = false,
                 ("max_events", _) => options.max_events = number()?,
                 ("max_bytes", _) => options.max_bytes = number()?,
-                ("encode", _) => return Err(invalid("`encode` must be `always` or `never`".to_owned())),
+                ("encode", _) => {
+                    return Err(invalid("`encode` must be `always` or `never`".to_owned()));
+                }
                 _ => return Err(invalid(format!("`{key}` is not an option"))),
             }
         }

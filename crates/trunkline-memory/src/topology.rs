@@ -34,7 +34,7 @@ impl MemoryEngine {
             Change::UpdateConsumer(spec) => {
                 check_consumer(&spec)?;
                 self.with_consumer(&spec.at.clone(), |consumer, stream| {
-                    consumer.update(spec, stream)
+                    consumer.update(spec, stream);
                 })
             }
             Change::DeleteConsumer(at) => {

@@ -27,7 +27,10 @@ impl Waiter {
     /// and await: whoever adds something under the lock afterwards sees it.
     pub(crate) fn park(&self) -> Parked<'_> {
         self.parked.fetch_add(1, Ordering::Relaxed);
-        Parked { notified: self.notify.notified(), count: Count(self) }
+        Parked {
+            notified: self.notify.notified(),
+            count: Count(self),
+        }
     }
 
     /// Wakes one task if any is parked. The lock orders this after the parking, so that relaxed

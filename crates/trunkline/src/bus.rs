@@ -218,8 +218,11 @@ pub(crate) struct CatalogueEntry {
     pub(crate) info: EventInfo,
     /// Decodes the data as the type: what is malformed is refused before it is stored, and the
     /// rest shows its subject and key.
-    pub(crate) read: fn(&[u8]) -> Result<(Subject, Option<SmolStr>)>,
+    pub(crate) read: fn(&[u8]) -> Result<Reading>,
 }
+
+/// What an event's data says of where it goes: its subject without the root, and its key.
+pub(crate) type Reading = (Subject, Option<SmolStr>);
 
 impl Catalogue {
     pub(crate) fn add<E: Event>(&mut self) -> Result<()> {
@@ -274,7 +277,7 @@ impl Catalogue {
     }
 }
 
-fn read<E: Event>(data: &[u8]) -> Result<(Subject, Option<SmolStr>)> {
+fn read<E: Event>(data: &[u8]) -> Result<Reading> {
     let event: E = serde_json::from_slice(data).map_err(|error| {
         Error::new(ErrorKind::Decode, format!("the data is not a {}", E::TYPE)).caused_by(error)
     })?;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::sync::watch;
-use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Position};
+use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, ConsumerState, Position};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::bus::Bus;
@@ -242,7 +242,15 @@ impl Consumer {
 
     /// Makes the consumer, or adds this member's filters to the one that exists: members of
     /// different versions may know different types, and none of them may be left out.
-    async fn ensure(&self, at: &ConsumerRef, mut filters: Vec<Filter>) -> Result<()> {
+    async fn ensure(&self, at: &ConsumerRef, filters: Vec<Filter>) -> Result<()> {
+        match self.ensure_once(at, &filters).await {
+            // Another member made it between our look and our change; look again.
+            Err(error) if error.kind() == ErrorKind::Drift => self.ensure_once(at, &filters).await,
+            result => result,
+        }
+    }
+
+    async fn ensure_once(&self, at: &ConsumerRef, filters: &[Filter]) -> Result<()> {
         let topology = self.bus.inner.engine.topology();
         let found = topology
             .inspect()
@@ -250,32 +258,29 @@ impl Consumer {
             .consumers
             .into_iter()
             .find(|state| state.spec.at == *at);
-        let mut spec = ConsumerSpec {
-            at: at.clone(),
-            filters: Vec::new(),
-            start: self.from,
-            ack_wait: self.ack_wait,
-            max_in_flight: 2 * MAX_WAITING,
-        };
+        let made = found.is_none();
         let change = match found {
-            None => {
-                spec.filters = filters;
-                Change::CreateConsumer(spec)
-            }
-            Some(state) => {
-                filters
-                    .retain(|filter| !state.spec.filters.iter().any(|known| known.covers(filter)));
-                if filters.is_empty() && state.spec.ack_wait == spec.ack_wait {
-                    return Ok(());
+            None => Some(Change::CreateConsumer(ConsumerSpec {
+                at: at.clone(),
+                filters: filters.to_vec(),
+                start: self.from,
+                ack_wait: self.ack_wait,
+                max_in_flight: 2 * MAX_WAITING,
+            })),
+            Some(ConsumerState { mut spec, .. }) => {
+                let known = spec.clone();
+                for filter in filters {
+                    if !spec.filters.iter().any(|known| known.covers(filter)) {
+                        spec.filters.push(filter.clone());
+                    }
                 }
-                filters.splice(0..0, state.spec.filters);
-                spec.filters = filters;
-                spec.start = state.spec.start;
-                Change::UpdateConsumer(spec)
+                spec.ack_wait = self.ack_wait;
+                (spec != known).then_some(Change::UpdateConsumer(spec))
             }
         };
-        let made = matches!(change, Change::CreateConsumer(_));
-        topology.apply(vec![change]).await?;
+        if let Some(change) = change {
+            topology.apply(vec![change]).await?;
+        }
         let backlog = topology.backlog(at).await?;
         tracing::info!(
             consumer = %at.consumer, stream = %at.stream, made, from = %self.from, pending = backlog.pending,

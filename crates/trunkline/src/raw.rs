@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use smol_str::SmolStr;
 use trunkline_core::engine::{Message, Position, Seq, StoredEvent};
 use trunkline_core::{
     Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp,
 };
 
-use crate::bus::{Bus, CatalogueEntry, Inner};
+use crate::bus::{Bus, CatalogueEntry, Inner, Reading};
 use crate::event::Class;
 use crate::publish::{Outgoing, Published, check_headers, checked_key, send_prepared};
 use crate::receive::{Reader, Subscription};
@@ -326,7 +325,7 @@ pub(crate) struct RawPlace {
     stream: Option<Name>,
 }
 
-fn read(entry: &CatalogueEntry, envelope: &Envelope) -> Result<(Subject, Option<SmolStr>)> {
+fn read(entry: &CatalogueEntry, envelope: &Envelope) -> Result<Reading> {
     let newer = envelope
         .version()
         .is_some_and(|version| version > entry.info.version);

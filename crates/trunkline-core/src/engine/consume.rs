@@ -16,13 +16,13 @@ pub struct ConsumerRef {
     pub consumer: Name,
 }
 
+/// What a member of a consumer works with: the receiving and the acknowledging end.
+pub type Membership = (Box<dyn Feed>, Arc<dyn Settler>);
+
 /// Shared durable consumers.
 pub trait Consume: Send + Sync {
     /// Joins a consumer that exists. All who open it share its events, each event to one of them.
-    fn open<'a>(
-        &'a self,
-        consumer: &'a ConsumerRef,
-    ) -> Boxed<'a, Result<(Box<dyn Feed>, Arc<dyn Settler>)>>;
+    fn open<'a>(&'a self, consumer: &'a ConsumerRef) -> Boxed<'a, Result<Membership>>;
 }
 
 /// The receiving end. Dropping it gives nothing back: leases run out, or are settled.
