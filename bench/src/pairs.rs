@@ -3,7 +3,7 @@
 use crate::ours;
 use crate::pair::{Contender, Pair, Target};
 use crate::rivals::ruststream_memory::{self, Handler, Producing};
-use crate::rivals::{emitter, routing, tokio_channels};
+use crate::rivals::{routing, tokio_channels};
 use crate::runtime::Flavour;
 
 const TICK: &str = "struct of 256 B, not encoded";
@@ -28,7 +28,6 @@ pub fn all() -> Vec<Pair> {
         .flat_map(json),
     );
     pairs.extend(Flavour::ALL.map(json_struct));
-    pairs.extend([1, 4].map(emit));
     pairs.extend(route());
     pairs
 }
@@ -146,21 +145,6 @@ fn json_pair(
         }),
         ours: ours::json(flavour, handler, producing, EVENTS),
         target: Target::Ahead,
-    }
-}
-
-fn emit(listeners: u64) -> Pair {
-    const EVENTS: u64 = 10_000_000;
-    Pair {
-        name: format!("emit to {listeners}"),
-        payload: TICK,
-        durability: NONE,
-        window: "none: called in place",
-        baseline: Contender::new("map of callbacks", EVENTS, move || {
-            emitter::by_name(listeners)
-        }),
-        ours: ours::emit(listeners, EVENTS),
-        target: Target::Ratio(1.0),
     }
 }
 

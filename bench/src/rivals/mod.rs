@@ -4,5 +4,4 @@ pub mod tokio_channels;
 
 pub mod ruststream_memory;
 
-pub mod emitter;
 pub mod routing;

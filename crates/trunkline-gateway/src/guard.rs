@@ -151,7 +151,7 @@ impl Policy {
 }
 
 /// The value of a header that may be there once.
-fn one(headers: &HeaderMap, name: &header::HeaderName) -> Result<Option<&HeaderValue>> {
+fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Result<Option<&'a HeaderValue>> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),

@@ -157,7 +157,7 @@ async fn each_bad_event_of_a_batch_refuses_only_itself() {
             "TL-0005",
         ),
         (
-            event("large", &"a.b").replace("\"n\":", &format!("\"large\":\"{large}\",\"n\":")),
+            event("large", "a.b").replace("\"n\":", &format!("\"large\":\"{large}\",\"n\":")),
             "TL-0101",
         ),
         (event("digits", "shard.17"), "TL-0004"),
