@@ -63,6 +63,9 @@ def summary(path, lines):
             event = json.loads(line)
         except ValueError as error:
             refuse(f"{path}, line {number}: {error}")
+        if "id" not in event or "partitionkey" not in event:
+            # The door says so when events are gone or cannot be read.
+            refuse(f"{path}, line {number} is no event: {line.strip()[:200]}")
         ids.append(event["id"])
         keys[event["partitionkey"]].update(event["id"].encode() + b"\n")
         size += data_bytes(event)

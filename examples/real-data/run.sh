@@ -22,8 +22,9 @@ done
 
 work=$(mktemp -d)
 up=
+curl=
 cleanup() {
-    [[ -z $up ]] || kill -KILL "$up" 2>/dev/null || true
+    for process in $curl $up; do kill -KILL "$process" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -63,11 +64,11 @@ events=$(wc -l <"$work/sent.ndjson")
 bytes=$(wc -c <"$work/sent.ndjson")
 ((events > 1)) || fail "$repository has $events commits; at least two are needed"
 say history "$events events, $bytes bytes, $(since "$begun" "$events")"
-# What a bus in memory keeps by default. Beyond it the oldest events make room.
-((events <= 1000000 && bytes <= 200 << 20)) || fail "the history is larger than a bus in memory keeps"
 
 # --- a bus -----------------------------------------------------------------------------------
-"$bin/trunkline" up --listen 127.0.0.1:0 --json >"$work/up.json" 2>"$work/up.log" &
+# Room for all of it: a bus in memory keeps a million events and 256 MiB unless told otherwise.
+room="memory:?max_events=$((1000000 + events))&max_bytes=$(((256 << 20) + 4 * bytes))"
+"$bin/trunkline" up --url "$room" --listen 127.0.0.1:0 --json >"$work/up.json" 2>"$work/up.log" &
 up=$!
 for _ in $(seq 300); do
     [[ ! -s $work/up.json ]] || break
@@ -102,13 +103,20 @@ curl --silent --show-error --fail-with-body --max-time 120 --header 'accept: app
 say range "$(wc -l <"$work/read.ndjson") events, $(wc -c <"$work/read.ndjson") bytes, $(since "$begun" "$events")"
 
 # --- out: SSE, cut in the middle and resumed -------------------------------------------------
-# follow COUNT [CURL OPTIONS…]: the reader has enough and leaves, which curl calls an error.
+# follow COUNT [CURL OPTIONS…]: curl would go on until the next event, so it is stopped when the
+# reader has enough.
+mkfifo "$work/sse"
 follow() {
-    local count=$1
+    local count=$1 taken=0
     shift
-    { curl --silent --no-buffer --max-time 120 --header 'accept: text/event-stream' "$@" \
-        "$url/v1/events?filter=git.commit&from=first&follow=true" || true; } |
-        python3 "$here/check.py" take "$count" >>"$work/followed.log"
+    curl --silent --no-buffer --max-time 120 --header 'accept: text/event-stream' "$@" \
+        "$url/v1/events?filter=git.commit&from=first&follow=true" >"$work/sse" &
+    curl=$!
+    python3 "$here/check.py" take "$count" <"$work/sse" >>"$work/followed.log" || taken=$?
+    kill "$curl" 2>/dev/null || true
+    wait "$curl" 2>/dev/null || true
+    curl=
+    return "$taken"
 }
 half=$((events / 2))
 begun=$(now)

@@ -22,7 +22,7 @@ use crate::extract::Meta;
 
 pub(crate) use hand_over::{send_all, send_prepared};
 
-use hand_over::send_one;
+use hand_over::SendOne;
 
 /// The most bytes that a key may have.
 pub(crate) const MAX_KEY_BYTES: usize = 256;
@@ -355,8 +355,8 @@ impl<E: Event, V> Sending<E, V> {
 
     async fn run(self) -> Result<Published> {
         let destination = self.bus.destination::<E>()?;
-        let outgoing = destination.outgoing(&self.bus.inner, self.event, self.options)?;
-        Ok(send_one(&self.bus.inner, outgoing, destination.route.as_ref()).await)
+        let prepared = destination.outgoing(&self.bus.inner, self.event, self.options);
+        SendOne::new(&self.bus.inner, destination.route.as_deref(), prepared).await
     }
 }
 
@@ -488,13 +488,13 @@ impl<E: Event> Publisher<E> {
         async { sent(sending.await?) }
     }
 
-    fn send(&self, event: E) -> impl Future<Output = Result<Published>> + Send {
+    fn send(&self, event: E) -> SendOne<'_> {
         // Shared before the future exists, so that the value is moved once and not from state to
         // state.
-        let outgoing =
+        let prepared =
             self.destination
                 .outgoing(&self.bus.inner, Arc::new(event), Options::default());
-        async { Ok(send_one(&self.bus.inner, outgoing?, self.destination.route.as_ref()).await) }
+        SendOne::new(&self.bus.inner, self.destination.route.as_deref(), prepared)
     }
 
     /// As [`Bus::publish_batch`].

@@ -46,6 +46,17 @@ impl<'a, T> Admitted<'a, T> {
         Self(Stage::Waiting(Box::pin(future)))
     }
 
+    /// The result, if the engine answered at once; else the call, to be awaited.
+    ///
+    /// # Errors
+    /// The call itself, untouched: this is no failure.
+    pub fn answered(self) -> Result<Result<T>, Self> {
+        match self.0 {
+            Stage::Ready(Some(Ok(Admission(Stage::Ready(Some(result)))))) => Ok(result),
+            stage => Err(Self(stage)),
+        }
+    }
+
     /// Waits for both stages.
     ///
     /// # Errors

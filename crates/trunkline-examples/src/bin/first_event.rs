@@ -15,12 +15,11 @@ struct OrderPlaced {
 
 // guide: first
 async fn bill(order: OrderPlaced, cx: Context) -> Result<(), std::io::Error> {
-    println!(
-        "{}: {} cents, attempt {}",
-        order.order_id,
-        order.total_cents,
-        cx.attempt()
-    );
+    let OrderPlaced {
+        order_id,
+        total_cents,
+    } = order;
+    println!("{order_id}: {total_cents} cents, attempt {}", cx.attempt());
     Ok(())
 }
 
@@ -29,12 +28,11 @@ async fn main() -> trunkline::Result<()> {
     let bus = Bus::connect("memory:").source("/shop").await?;
     bus.consumer("billing").on(bill).start().await?;
 
-    let receipt = bus
-        .publish(OrderPlaced {
-            order_id: "o-1".into(),
-            total_cents: 4_200,
-        })
-        .await?;
+    let order = OrderPlaced {
+        order_id: "o-1".into(),
+        total_cents: 4_200,
+    };
+    let receipt = bus.publish(order).await?;
     println!("stored in {} as number {}", receipt.stream, receipt.seq);
 
     bus.run().await // until SIGTERM or ctrl-c, then drains

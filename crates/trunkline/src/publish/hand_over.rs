@@ -1,10 +1,12 @@
 //! Handing events over to the engine, in order, and telling what became of each.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use smallvec::smallvec;
 use smol_str::SmolStr;
-use trunkline_core::engine::{Append, AppendMode, Batch, Expect, Message, Outcome, Route};
+use trunkline_core::engine::{Append, AppendMode, Batch, Boxed, Expect, Message, Outcome, Route};
 use trunkline_core::wire::Body;
 use trunkline_core::{Error, ErrorKind, EventId, Name, Result};
 
@@ -12,57 +14,117 @@ use super::{Outgoing, Published, Receipt};
 use crate::bus::Inner;
 use crate::layer::PublishNext;
 
-pub(super) async fn send_one(
-    inner: &Inner,
-    outgoing: Outgoing,
-    route: Option<&Arc<dyn Route>>,
-) -> Published {
-    if !inner.publish_layers.is_empty() {
-        let next = PublishNext {
-            layers: &inner.publish_layers,
+/// One event on its way. Written by hand, because it is the hot path: an engine that answers at
+/// once costs neither an allocation nor a large future to be moved about.
+#[must_use = "nothing is sent until it is awaited"]
+pub(super) struct SendOne<'a> {
+    inner: &'a Inner,
+    route: Option<&'a dyn Route>,
+    state: State<'a>,
+}
+
+enum State<'a> {
+    Prepared(Option<Result<Outgoing>>),
+    Waiting(Boxed<'a, Published>),
+}
+
+impl<'a> SendOne<'a> {
+    pub(super) fn new(
+        inner: &'a Inner,
+        route: Option<&'a dyn Route>,
+        prepared: Result<Outgoing>,
+    ) -> Self {
+        Self {
             inner,
-        };
-        let missing = || {
-            Published::Refused(Error::new(
-                ErrorKind::Internal,
-                "a layer answered for no event",
-            ))
-        };
-        return next
-            .run(vec![outgoing])
-            .await
-            .into_iter()
-            .next()
-            .unwrap_or_else(missing);
+            route,
+            state: State::Prepared(Some(prepared)),
+        }
     }
-    match (outgoing.stream.clone(), route) {
-        (None, Some(route)) => {
-            let id = outgoing.envelope.id().clone();
-            match route.send(message(outgoing)).completed().await {
-                Ok(()) => Published::Sent(id),
-                Err(error) => Published::Refused(error.about(id)),
+
+    /// Starts it: what became of it, or the rest of the wait.
+    fn start(&self, outgoing: Outgoing) -> Result<Published, Boxed<'a, Published>> {
+        let inner = self.inner;
+        let id = outgoing.envelope.id().clone();
+        if !inner.publish_layers.is_empty() || (outgoing.stream.is_none() && self.route.is_none()) {
+            let published = PublishNext {
+                layers: &inner.publish_layers,
+                inner,
+            }
+            .run(vec![outgoing]);
+            return Err(Box::pin(async {
+                published
+                    .await
+                    .into_iter()
+                    .next()
+                    .unwrap_or_else(|| unanswered(id))
+            }));
+        }
+        match (outgoing.stream.clone(), self.route) {
+            (None, None) => Ok(unanswered(id)), // Went through the layers above.
+            (None, Some(route)) => match route.send(message(outgoing)).answered() {
+                Ok(result) => Ok(sent_as(id, result)),
+                Err(sending) => Err(Box::pin(async { sent_as(id, sending.completed().await) })),
+            },
+            (Some(stream), _) => {
+                let batch = smallvec![append(outgoing)];
+                match inner
+                    .engine
+                    .log()
+                    .append(&stream, batch, AppendMode::Each)
+                    .answered()
+                {
+                    Ok(result) => Ok(stored_as(id, &stream, result)),
+                    Err(appending) => Err(Box::pin(async move {
+                        let result = appending.completed().await;
+                        stored_as(id, &stream, result)
+                    })),
+                }
             }
         }
-        (None, None) => emit_run(inner, vec![outgoing]).await.remove(0),
-        (Some(stream), _) => {
-            let id = outgoing.envelope.id().clone();
-            let appended = inner
-                .engine
-                .log()
-                .append(&stream, smallvec![append(outgoing)], AppendMode::Each)
-                .completed()
-                .await;
-            match appended {
-                Ok(outcomes) => match outcomes.into_iter().next() {
-                    Some(outcome) => published_as(id, &stream, outcome),
-                    None => Published::Unknown(
-                        Error::new(ErrorKind::Internal, "the engine gave no outcome").about(id),
-                    ),
+    }
+}
+
+impl Future for SendOne<'_> {
+    type Output = Result<Published>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Prepared(prepared) = &mut self.state {
+            match prepared.take() {
+                // A second poll after the result, which no executor does, waits for ever.
+                None => return Poll::Pending,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Ok(outgoing)) => match self.start(outgoing) {
+                    Ok(published) => return Poll::Ready(Ok(published)),
+                    Err(waiting) => self.state = State::Waiting(waiting),
                 },
-                Err(error) => Published::Refused(error.about(id)),
             }
         }
+        match &mut self.state {
+            State::Waiting(waiting) => waiting.as_mut().poll(cx).map(Ok),
+            State::Prepared(_) => Poll::Pending,
+        }
     }
+}
+
+fn sent_as(id: EventId, result: Result<()>) -> Published {
+    match result {
+        Ok(()) => Published::Sent(id),
+        Err(error) => Published::Refused(error.about(id)),
+    }
+}
+
+fn stored_as(id: EventId, stream: &Name, result: Result<Vec<Outcome>>) -> Published {
+    match result.map(|outcomes| outcomes.into_iter().next()) {
+        Ok(Some(outcome)) => published_as(id, stream, outcome),
+        Ok(None) => unanswered(id),
+        Err(error) => Published::Refused(error.about(id)),
+    }
+}
+
+fn unanswered(id: EventId) -> Published {
+    Published::Unknown(
+        Error::new(ErrorKind::Internal, "a layer or the engine gave no outcome").about(id),
+    )
 }
 
 /// Sends what could be prepared; what could not keeps its place and its error.
