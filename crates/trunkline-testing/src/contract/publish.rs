@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use smallvec::smallvec;
 use trunkline::core::Headers;
-use trunkline::core::engine::{Heard, Message, Retention, StreamSpec};
+use trunkline::core::engine::{Credit, Heard, Message, Retention, StreamSpec};
 use trunkline::core::envelope::JsonText;
 use trunkline::core::wire::Body;
 use trunkline::{
@@ -377,7 +377,7 @@ pub(super) async fn p3_a_batch_keeps_its_order_and_each_item_its_outcome(trial: 
     let huge = Bytes::from(vec![b'x'; bus.engine().limits().max_message]);
     let batch = vec![
         good(0),
-        raw("no good type!", 1, Data::None),
+        raw(&"x".repeat(300), 1, Data::None),
         good(2),
         raw(OrderPlaced::TYPE, 3, Data::Binary(huge)),
         good(4),
@@ -658,29 +658,57 @@ pub(super) async fn p8_fifty_publishers_and_ten_subscribers_at_once(trial: Trial
     const PUBLISHERS: u32 = 50;
     const EACH: u32 = 5_000;
     let mut subscribers = tokio::task::JoinSet::new();
-    for _ in 0..10 {
+    // Eight of the ten count sequences without decoding anything, so that this is about the bus
+    // and not about JSON: every event once and in order, by its place in the stream.
+    let all = u64::from(PUBLISHERS * EACH) + 1;
+    for _ in 0..8 {
+        let bus = trial.bus().await;
+        let stream = Name::new("EVENTS").unwrap();
+        let mut follow = bus
+            .engine()
+            .log()
+            .follow(&stream, Start::New, &[Filter::all()])
+            .await
+            .unwrap();
+        subscribers.spawn(async move {
+            let (mut events, mut last) = (Vec::new(), 0);
+            while last < all {
+                follow
+                    .next(Credit::items(1_000), &mut events)
+                    .await
+                    .unwrap();
+                for event in events.drain(..) {
+                    assert_eq!(event.seq, last + 1);
+                    last = event.seq;
+                }
+            }
+            PUBLISHERS * EACH
+        });
+    }
+    for _ in 0..2 {
         let mut events = trial.bus().await.subscribe::<OrderPlaced>().await.unwrap();
         subscribers.spawn(async move {
             // In order and without repeats: each publisher's next number is the only one allowed.
             let mut next = vec![0; PUBLISHERS as usize];
-            let (mut items, mut got) = (Vec::new(), 0);
-            while got < PUBLISHERS * EACH {
-                assert_ne!(
-                    events.recv_many(1_000, &mut items).await,
-                    0,
-                    "the bus closed"
-                );
+            let (mut items, mut got, mut open) = (Vec::new(), 0, true);
+            while open {
+                let received = events.recv_many(1_000, &mut items).await;
+                assert_ne!(received, 0, "the bus closed");
                 for item in items.drain(..) {
                     let Item::Event(event) = item else {
                         panic!("{item:?}")
                     };
-                    let publisher: usize = event.order.parse().unwrap();
-                    assert_eq!(event.n, next[publisher], "publisher {publisher}");
-                    next[publisher] += 1;
-                    got += 1;
+                    // The marker ends it: whatever comes twice or late is missing before it.
+                    open = event.order != "marker";
+                    if open {
+                        let publisher: usize = event.order.parse().unwrap();
+                        assert_eq!(event.n, next[publisher], "publisher {publisher}");
+                        next[publisher] += 1;
+                        got += 1;
+                    }
                 }
             }
-            (events, got)
+            got
         });
     }
     let mut publishers = tokio::task::JoinSet::new();
@@ -706,13 +734,8 @@ pub(super) async fn p8_fifty_publishers_and_ten_subscribers_at_once(trial: Trial
         n: u32::MAX,
     };
     trial.bus().await.publish(marker).await.unwrap();
-    for (mut events, got) in subscribers.join_all().await {
+    for got in subscribers.join_all().await {
         assert_eq!(got, PUBLISHERS * EACH);
-        assert_eq!(
-            received(&mut events, 1, |event| event.n).await,
-            [u32::MAX],
-            "more came than was published"
-        );
     }
 }
 

@@ -109,7 +109,7 @@ impl Future for SendOne<'_> {
 fn sent_as(id: EventId, result: Result<()>) -> Published {
     match result {
         Ok(()) => Published::Sent(id),
-        Err(error) => Published::Refused(error.about(id)),
+        Err(error) => failed_as(id, error),
     }
 }
 
@@ -117,7 +117,16 @@ fn stored_as(id: EventId, stream: &Name, result: Result<Vec<Outcome>>) -> Publis
     match result.map(|outcomes| outcomes.into_iter().next()) {
         Ok(Some(outcome)) => published_as(id, stream, outcome),
         Ok(None) => unanswered(id),
-        Err(error) => Published::Refused(error.about(id)),
+        Err(error) => failed_as(id, error),
+    }
+}
+
+/// What a call that failed as a whole means for one of its events: after a time-out or a lost
+/// connection nobody can say that it was not stored.
+fn failed_as(id: EventId, error: Error) -> Published {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::Disconnected => Published::Unknown(error.about(id)),
+        _ => Published::Refused(error.about(id)),
     }
 }
 
@@ -189,7 +198,7 @@ async fn emit_run(inner: &Inner, run: Vec<Outgoing>) -> Vec<Published> {
         .await;
     let answer = |id: EventId| match &result {
         Ok(()) => Published::Sent(id),
-        Err(error) => Published::Refused(error.clone().about(id)),
+        Err(error) => failed_as(id, error.clone()),
     };
     ids.into_iter().map(answer).collect()
 }
@@ -245,7 +254,7 @@ async fn append_run(
             .map(|(id, key)| {
                 // A later run may get through where this one did not.
                 failed_keys.extend(key);
-                Published::Refused(error.clone().about(id))
+                failed_as(id, error.clone())
             })
             .collect(),
     }
