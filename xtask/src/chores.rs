@@ -52,6 +52,18 @@ pub(crate) fn ci() -> Vec<Step> {
                 "warnings",
             ],
         ),
+        cargo(
+            "lints without features",
+            &[
+                "clippy",
+                "-p",
+                "trunkline",
+                "--no-default-features",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
         cargo("docs", &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
         Step::new("bans, licences and sources", Action::Deny(Check::OfTheTree)),
         Step::new("advisories", Action::Deny(Check::Advisories)),

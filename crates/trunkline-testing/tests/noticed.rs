@@ -153,7 +153,8 @@ async fn p3_a_key_waits_behind_a_whole_run_that_failed() {
     };
     let published = bus.publish_batch((0..count).map(order)).await.unwrap();
     let kind = |index: usize| match &published[index] {
-        Published::Refused(error) => Some(error.kind()),
+        Published::Refused(error) => Some(("refused", error.kind())),
+        Published::Unknown(error) => Some(("unknown", error.kind())),
         Published::Stored(_) => None,
         other => panic!("{other:?}"),
     };
@@ -161,8 +162,8 @@ async fn p3_a_key_waits_behind_a_whole_run_that_failed() {
     assert_eq!(
         [kind(0), kind(last - 1), kind(last)],
         [
-            Some(ErrorKind::Disconnected),
-            Some(ErrorKind::BehindFailed),
+            Some(("unknown", ErrorKind::Disconnected)),
+            Some(("refused", ErrorKind::BehindFailed)),
             None
         ]
     );

@@ -13,6 +13,10 @@ use crate::bus::Bus;
 impl Bus {
     /// Runs until SIGTERM or ctrl-c, then drains and closes.
     ///
+    /// It takes the signals over when it is first polled. One that comes earlier ends the process
+    /// as it would any other, which loses nothing: what was not settled is delivered again where
+    /// the engine outlives the process.
+    ///
     /// # Errors
     /// Those of [`close`](Bus::close), and [`ErrorKind::Internal`] when signals cannot be had.
     pub async fn run(&self) -> Result<()> {

@@ -1,0 +1,152 @@
+//! How much a member runs and holds at once: C3.
+//!
+//! Handlers are given a concurrency because what is behind them bears no more, and what a member
+//! holds beyond that is memory, and work that the other members do not get.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use trunkline::{Context, State};
+
+use super::super::Trial;
+use super::publish;
+use crate::fixture::Noted;
+
+pub(in crate::contract) async fn c3_concurrency_is_never_exceeded_and_follows_its_setting(
+    trial: Trial,
+) {
+    let bus = trial.bus().await;
+    bus.state(Gauge::new());
+    publish(&bus, 0..200).await;
+    let gauged = |_: Noted, State(gauge): State<Gauge>| async move { gauge.run().await };
+    let probe = Arc::new(std::sync::OnceLock::new());
+    let inner = Arc::clone(&probe);
+    let handler = move |event: Noted, State(gauge): State<Gauge>| {
+        inner.get_or_init(|| Arc::clone(&gauge));
+        gauged(event, State(gauge))
+    };
+    let handle = bus
+        .consumer("gauged")
+        .concurrency(3)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    // The first handler to run shows the gauge.
+    let gauge = loop {
+        match probe.get() {
+            Some(gauge) => break Arc::clone(gauge),
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    gauge.runs(3).await;
+    gauge.gate.add_permits(30);
+    gauge.finished(30).await;
+    gauge.runs(3).await;
+    assert_eq!(gauge.highest(), 3);
+    handle.set_concurrency(8).unwrap();
+    gauge.runs(8).await;
+    gauge.gate.add_permits(40);
+    gauge.finished(70).await;
+    gauge.runs(8).await;
+    assert_eq!(gauge.highest(), 8);
+    handle.set_concurrency(2).unwrap();
+    // The eight finish; what starts after them starts under the new limit.
+    gauge.gate.add_permits(8);
+    gauge.finished(78).await;
+    gauge.runs(2).await;
+    gauge.highest();
+    gauge.gate.add_permits(122);
+    gauge.finished(200).await;
+    assert!(
+        gauge.highest() <= 2,
+        "lowering the concurrency had no effect"
+    );
+    for wrong in [0, 10_001] {
+        assert!(handle.set_concurrency(wrong).is_err());
+    }
+    bus.close().await.unwrap();
+}
+
+pub(in crate::contract) async fn c3_what_a_member_holds_is_bounded(trial: Trial) {
+    const CONCURRENCY: usize = 4;
+    let bus = trial.bus().await;
+    publish(&bus, 0..3_000).await;
+    let (held, mut holds) = mpsc::unbounded_channel();
+    let handler = move |event: Noted, cx: Context| {
+        let held = held.clone();
+        async move {
+            let backlog = cx.bus().inspect().await.unwrap().consumers[0].backlog;
+            held.send((event.n, backlog)).unwrap();
+        }
+    };
+    bus.consumer("bounded")
+        .concurrency(CONCURRENCY)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    for _ in 0..3_000 {
+        let (n, backlog) = holds.recv().await.unwrap();
+        // A window is twice the concurrency or 256, beside what runs and what is settled already
+        // and the engine has not been told of, which is no more than ran at once.
+        assert!(
+            backlog.in_flight <= 256 + 2 * CONCURRENCY as u64,
+            "{backlog:?} at event {n}"
+        );
+        assert!(backlog.in_flight > 0 && backlog.in_flight + backlog.pending <= 3_000);
+    }
+    bus.close().await.unwrap();
+}
+
+/// Counts what runs at once.
+struct Gauge {
+    running: watch::Sender<usize>,
+    highest: AtomicUsize,
+    gate: Semaphore,
+    done: watch::Sender<usize>,
+}
+
+impl Gauge {
+    fn new() -> Self {
+        Self {
+            running: watch::Sender::new(0),
+            highest: AtomicUsize::new(0),
+            gate: Semaphore::new(0),
+            done: watch::Sender::new(0),
+        }
+    }
+
+    async fn run(&self) {
+        self.running.send_modify(|running| *running += 1);
+        self.highest
+            .fetch_max(*self.running.borrow(), Ordering::Relaxed);
+        self.gate.acquire().await.unwrap().forget();
+        tokio::task::yield_now().await;
+        self.running.send_modify(|running| *running -= 1);
+        self.done.send_modify(|done| *done += 1);
+    }
+
+    async fn runs(&self, count: usize) {
+        self.running
+            .subscribe()
+            .wait_for(|running| *running >= count)
+            .await
+            .unwrap();
+    }
+
+    async fn finished(&self, count: usize) {
+        self.done
+            .subscribe()
+            .wait_for(|done| *done >= count)
+            .await
+            .unwrap();
+    }
+
+    /// The most that ran at once since this was last asked.
+    fn highest(&self) -> usize {
+        self.highest.swap(0, Ordering::Relaxed)
+    }
+}
