@@ -24,6 +24,8 @@ pub(crate) struct Consumer {
     selection: Selection,
     ledger: Ledger,
     waiter: Arc<Waiter>,
+    /// Whether it had looked at everything when it last looked; the waiter notes what came since.
+    caught_up: bool,
     keys: Vec<(Filter, Key)>,
 }
 
@@ -38,12 +40,22 @@ impl Consumer {
             spec,
             selection,
             waiter,
+            caught_up: false,
             keys,
+        }
+    }
+
+    /// Passes over what came since it had looked at everything and concerned others.
+    fn pass_others(&mut self, stream: &Stream) {
+        if std::mem::take(&mut self.caught_up) {
+            self.ledger
+                .pass(self.waiter.first_noted().unwrap_or(stream.tail()));
         }
     }
 
     /// Takes over other filters and limits; progress stays.
     pub(crate) fn update(&mut self, spec: ConsumerSpec, stream: &mut Stream) {
+        self.pass_others(stream);
         stream.unregister(&self.keys);
         self.keys = stream.register(&spec.filters, &self.waiter);
         self.selection = Selection::new(&spec.filters, &stream.spec.subjects);
@@ -55,7 +67,7 @@ impl Consumer {
     /// Takes it out of its stream; who waits for it learns that it is gone.
     pub(crate) fn retire(self, stream: &mut Stream) {
         stream.unregister(&self.keys);
-        self.waiter.wake();
+        self.waiter.wake_all();
     }
 
     pub(crate) fn backlog(&self, stream: &Stream) -> Backlog {
@@ -78,6 +90,7 @@ impl Consumer {
     ) -> Fetched {
         let now = now.into_std();
         self.ledger.expire(now);
+        self.pass_others(stream);
         if let Some(gap) = self.ledger.trim(stream.first()) {
             return Fetched::Gap(gap);
         }
@@ -200,9 +213,18 @@ impl Feed for MemoryFeed {
                     let Some(mut consumer) = stream.consumers.remove(name) else {
                         return Ok(Fetched::Gone);
                     };
+                    if !Arc::ptr_eq(&consumer.waiter, waiter) {
+                        // Deleted and made again under the same name: not the one that was opened.
+                        stream.consumers.insert(name.clone(), consumer);
+                        return Ok(Fetched::Gone);
+                    }
                     let first_lease = consumer.ledger.next_end().is_none();
                     let fetched = consumer.lend(stream, credit, Instant::now(), out);
                     let more = consumer.has_more(stream);
+                    if consumer.ledger.next() >= stream.tail() {
+                        consumer.caught_up = true;
+                        consumer.waiter.forget();
+                    }
                     let lease_end = consumer.ledger.next_end();
                     stream.consumers.insert(name.clone(), consumer);
                     if fetched != Fetched::Deliveries(0) {
@@ -234,7 +256,7 @@ impl Feed for MemoryFeed {
                 tokio::select! {
                     () = parked.wait() => {}
                     () = lease_ends => {}
-                    () = until_closed(link.clone()) => {}
+                    () = until_closed(link.clone()) => return Ok(Fetched::Closed),
                 }
             }
         })

@@ -79,6 +79,16 @@ impl Log for MemoryEngine {
             stream.expire(self.bus.clock.now());
             let selection = Selection::new(filters, &stream.spec.subjects);
             let (start, lasts) = stream.start(from, &selection);
+            if lasts.len() > max.items {
+                return Err(Error::new(
+                    ErrorKind::OverLimit,
+                    format!(
+                        "{} subjects match, a page has {} at most; follow instead",
+                        lasts.len(),
+                        max.items
+                    ),
+                ));
+            }
             let mut events: Vec<_> = lasts
                 .iter()
                 .filter_map(|seq| stream.event(*seq))
@@ -123,6 +133,7 @@ impl Log for MemoryEngine {
                 next,
                 lasts: lasts.into(),
                 waiter,
+                caught_up: false,
                 keys,
             });
             Ok(follower)
@@ -147,6 +158,8 @@ struct MemoryFollow {
     /// For a reading that begins with each subject's last event: those, before `next`.
     lasts: VecDeque<Seq>,
     waiter: Arc<Waiter>,
+    /// Whether it had seen everything when it last looked; the waiter notes what came since.
+    caught_up: bool,
     keys: Vec<(Filter, Key)>,
 }
 
@@ -165,6 +178,7 @@ impl Follow for MemoryFollow {
                 next,
                 lasts,
                 waiter,
+                caught_up,
                 ..
             } = self;
             loop {
@@ -177,6 +191,9 @@ impl Follow for MemoryFollow {
                         return Ok(Followed::Closed);
                     }
                     stream.expire(bus.clock.now());
+                    if std::mem::take(caught_up) {
+                        *next = waiter.first_noted().unwrap_or(stream.tail()).max(*next);
+                    }
                     let before = out.len();
                     if !lasts.is_empty() {
                         let count = lasts.len().min(credit.items);
@@ -191,12 +208,14 @@ impl Follow for MemoryFollow {
                     if added > 0 {
                         return Ok(Followed::Events {
                             added,
-                            behind: stream.tail() - *next,
+                            behind: stream.tail().saturating_sub(*next),
                         });
                     }
                     if *next < stream.tail() || !lasts.is_empty() {
                         None
                     } else {
+                        *caught_up = true;
+                        waiter.forget();
                         Some(waiter.park())
                     }
                 };
@@ -204,7 +223,7 @@ impl Follow for MemoryFollow {
                     None => tokio::task::yield_now().await,
                     Some(parked) => tokio::select! {
                         () = parked.wait() => {}
-                        () = until_closed(link.clone()) => {}
+                        () = until_closed(link.clone()) => return Ok(Followed::Closed),
                     },
                 }
             }

@@ -359,7 +359,7 @@ impl Watch for MemoryWatch {
                 tokio::select! {
                     () = changed => {}
                     () = due => {}
-                    () = until_closed(self.link.clone()) => {}
+                    () = until_closed(self.link.clone()) => return Err(closed()),
                 }
             }
         })

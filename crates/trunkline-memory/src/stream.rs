@@ -38,9 +38,11 @@ pub(crate) struct Stream {
     pub(crate) spec: StreamSpec,
     max_events: u64,
     max_bytes: u64,
-    /// From `first` on; what was removed from the middle is `None`.
-    entries: VecDeque<Option<Entry>>,
-    first: Seq,
+    /// By sequence. A map, so that what leaves the middle of a work queue leaves no hole behind.
+    entries: BTreeMap<Seq, Entry>,
+    tail: Seq,
+    /// When the last event was stored: store times never fall, even if the clock is set back.
+    last_at: Timestamp,
     events: u64,
     bytes: u64,
     subjects: FxHashMap<Subject, SubjectIndex>,
@@ -75,8 +77,9 @@ impl Stream {
             max_events: spec.max_events.unwrap_or(u64::MAX).min(options.max_events),
             max_bytes: spec.max_bytes.unwrap_or(u64::MAX).min(options.max_bytes),
             spec,
-            entries: VecDeque::new(),
-            first: 1,
+            entries: BTreeMap::new(),
+            tail: 1,
+            last_at: Timestamp::from_nanos(i64::MIN),
             events: 0,
             bytes: 0,
             subjects: FxHashMap::default(),
@@ -90,16 +93,17 @@ impl Stream {
     }
 
     pub(crate) fn tail(&self) -> Seq {
-        self.first + self.entries.len() as u64
+        self.tail
     }
 
     pub(crate) fn first(&self) -> Seq {
-        self.first
+        self.entries
+            .first_key_value()
+            .map_or(self.tail, |(seq, _)| *seq)
     }
 
     fn entry(&self, seq: Seq) -> Option<&Entry> {
-        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
-        self.entries.get(index)?.as_ref()
+        self.entries.get(&seq)
     }
 
     pub(crate) fn event(&self, seq: Seq) -> Option<StoredEvent> {
@@ -128,6 +132,8 @@ impl Stream {
         wakes: &mut Wakes,
     ) -> Vec<Outcome> {
         self.expire(now);
+        let now = now.max(self.last_at);
+        self.last_at = now;
         let checked: SmallVec<[Result<Append, Error>; 1]> = batch.into_iter().collect();
         if mode == AppendMode::Atomic
             && let Some(refusal) = self.atomic_refusal(&checked)
@@ -166,19 +172,38 @@ impl Stream {
     /// The first reason why not all of a batch can be stored. An item may not build on another
     /// item of the same batch.
     fn atomic_refusal(&self, batch: &[Result<Append, Error>]) -> Option<Error> {
-        let mut bytes = 0;
-        for append in batch {
-            match append {
+        let (mut bytes, mut events) = (0, 0);
+        for (index, append) in batch.iter().enumerate() {
+            let append = match append {
+                Ok(append) => append,
                 Err(error) => return Some(error.clone()),
-                Ok(append) => {
-                    bytes += entry_bytes(append);
-                    if let Err(error) = self.check(append) {
-                        return Some(error);
-                    }
-                }
+            };
+            if append
+                .id
+                .as_ref()
+                .is_some_and(|id| self.remembered.contains_key(id))
+            {
+                continue; // Stored before: nothing is left to check.
+            }
+            let before = batch[..index].iter().flatten();
+            if append.expect != Expect::Any
+                && before.clone().any(|other| other.subject == append.subject)
+            {
+                return Some(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "{} is twice in an atomic batch that expects something of it",
+                        append.subject
+                    ),
+                ));
+            }
+            bytes += entry_bytes(append);
+            events += 1;
+            if let Err(error) = self.check(append) {
+                return Some(error);
             }
         }
-        self.room(batch.len() as u64, bytes as u64).err()
+        self.room(events, bytes as u64).err()
     }
 
     fn append_one(&mut self, append: Append, now: Timestamp, wakes: &mut Wakes) -> Outcome {
@@ -202,7 +227,7 @@ impl Stream {
             body,
             ..
         } = append;
-        let seq = self.tail();
+        let seq = self.tail;
         if let Some(id) = id {
             self.remembered_order.push_back((now, id.clone()));
             self.remembered.insert(id, seq);
@@ -216,17 +241,22 @@ impl Stream {
             index.waiters = (self.readers.generation(), waiters);
         }
         for waiter in &index.waiters.1 {
+            waiter.note(seq);
             if waiter.is_awaited() && !wakes.iter().any(|other| Arc::ptr_eq(other, waiter)) {
                 wakes.push(Arc::clone(waiter));
             }
         }
-        self.entries.push_back(Some(Entry {
-            at: now,
-            subject,
-            headers,
-            body,
-            bytes,
-        }));
+        self.entries.insert(
+            seq,
+            Entry {
+                at: now,
+                subject,
+                headers,
+                body,
+                bytes,
+            },
+        );
+        self.tail += 1;
         self.events += 1;
         self.bytes += bytes as u64;
         self.discard_old();
@@ -305,7 +335,7 @@ impl Stream {
         }
         self.warned = near;
         while self.events > self.max_events || self.bytes > self.max_bytes {
-            self.remove(self.first);
+            self.remove(self.first());
         }
     }
 
@@ -315,10 +345,10 @@ impl Stream {
             let oldest = now.minus(max_age);
             while self
                 .entries
-                .front()
-                .is_some_and(|entry| entry.as_ref().is_none_or(|entry| entry.at < oldest))
+                .first_key_value()
+                .is_some_and(|(_, entry)| entry.at < oldest)
             {
-                self.remove(self.first);
+                self.remove(self.first());
             }
         }
         let oldest = now.minus(self.spec.duplicate_window);
@@ -336,38 +366,28 @@ impl Stream {
 
     /// Removes one event and says whether it was there.
     pub(crate) fn remove(&mut self, seq: Seq) -> bool {
-        let Some(index) = seq
-            .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok())
-        else {
+        let Some(entry) = self.entries.remove(&seq) else {
             return false;
         };
-        let removed = self.entries.get_mut(index).and_then(Option::take);
-        if let Some(entry) = &removed {
-            self.events -= 1;
-            self.bytes -= entry.bytes as u64;
-            if let Some(index) = self.subjects.get_mut(&entry.subject) {
-                if index.seqs.front() == Some(&seq) {
-                    index.seqs.pop_front();
-                } else if let Ok(at) = index.seqs.binary_search(&seq) {
-                    index.seqs.remove(at);
-                }
-                if index.seqs.is_empty() {
-                    self.subjects.remove(&entry.subject);
-                }
+        self.events -= 1;
+        self.bytes -= entry.bytes as u64;
+        if let Some(index) = self.subjects.get_mut(&entry.subject) {
+            if index.seqs.front() == Some(&seq) {
+                index.seqs.pop_front();
+            } else if let Ok(at) = index.seqs.binary_search(&seq) {
+                index.seqs.remove(at);
+            }
+            if index.seqs.is_empty() {
+                self.subjects.remove(&entry.subject);
             }
         }
-        while self.entries.front().is_some_and(Option::is_none) {
-            self.entries.pop_front();
-            self.first += 1;
-        }
-        removed.is_some()
+        true
     }
 
     pub(crate) fn remove_all(&mut self, what: &Removal) -> u64 {
         let seqs: Vec<Seq> = match what {
             Removal::Seq(seq) => vec![*seq],
-            Removal::Before(seq) => (self.first..(*seq).min(self.tail())).collect(),
+            Removal::Before(seq) => self.entries.range(..*seq).map(|(seq, _)| *seq).collect(),
             Removal::Matching(filter) => {
                 let matching = self
                     .subjects
@@ -384,8 +404,9 @@ impl Stream {
     /// The first sequence at or after `from` that is selected, looking at no more than
     /// [`MAX_LOOKED_AT`]; else the sequence up to which there is none.
     pub(crate) fn next_match(&self, selection: &Selection, from: Seq) -> Result<Seq, Seq> {
-        let from = from.max(self.first);
-        let end = self.tail();
+        let from = from.max(self.first());
+        // A reader may ask for what is yet to come.
+        let end = self.tail.max(from);
         match selection {
             Selection::Subjects(subjects) => {
                 let firsts = subjects.iter().filter_map(|subject| {
@@ -395,12 +416,19 @@ impl Stream {
                 firsts.min().ok_or(end)
             }
             _ => {
-                let stop = end.min(from + MAX_LOOKED_AT as u64);
-                let selected = |seq: &Seq| {
-                    self.entry(*seq)
-                        .is_some_and(|entry| selection.matches(&entry.subject))
-                };
-                (from..stop).find(selected).ok_or(stop)
+                let mut looked_at = self.entries.range(from..).take(MAX_LOOKED_AT);
+                let mut last = None;
+                let found = looked_at.find(|(seq, entry)| {
+                    last = Some(**seq);
+                    selection.matches(&entry.subject)
+                });
+                match (found, last) {
+                    (Some((seq, _)), _) => Ok(*seq),
+                    (None, Some(last)) if self.entries.range(last + 1..).next().is_some() => {
+                        Err(last + 1)
+                    }
+                    (None, _) => Err(end),
+                }
             }
         }
     }
@@ -414,7 +442,7 @@ impl Stream {
         credit: Credit,
         out: &mut Vec<StoredEvent>,
     ) -> Seq {
-        let (mut next, mut bytes, mut added) = (from.max(self.first), 0, 0);
+        let (mut next, mut bytes, mut added) = (from.max(self.first()), 0, 0);
         while added < credit.items.min(MAX_LOOKED_AT) {
             match self.next_match(selection, next) {
                 Err(end) => return end,
@@ -437,15 +465,9 @@ impl Stream {
     /// Where a reader begins, and, for a last-per-subject reading, the sequences to give first.
     pub(crate) fn start(&self, position: Position, selection: &Selection) -> (Seq, Vec<Seq>) {
         let start = match position {
-            Position::First => self.first,
+            Position::First => self.first(),
             Position::Seq(seq) => seq.max(1),
-            Position::Time(time) => {
-                // Store times never fall, because they are taken under the stream's lock.
-                let before = self
-                    .entries
-                    .partition_point(|entry| entry.as_ref().is_none_or(|entry| entry.at < time));
-                self.first + before as u64
-            }
+            Position::Time(time) => self.first_at(time),
             Position::Last(count) => self.last(selection, count),
             Position::LastPerSubject => {
                 let mut lasts: Vec<Seq> = self
@@ -462,21 +484,35 @@ impl Stream {
         (start, Vec::new())
     }
 
+    /// The first sequence stored at or after `time`: store times rise with sequences.
+    fn first_at(&self, time: Timestamp) -> Seq {
+        let (mut low, mut high) = (self.first(), self.tail);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.entries.range(middle..high).next() {
+                Some((seq, entry)) if entry.at < time => low = seq + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+
     fn last(&self, selection: &Selection, count: NonZeroU64) -> Seq {
-        let selected = |seq: &Seq| {
-            self.entry(*seq)
-                .is_some_and(|entry| selection.matches(&entry.subject))
-        };
-        let mut matching = (self.first..self.tail()).rev().filter(selected);
+        let mut matching = self
+            .entries
+            .iter()
+            .rev()
+            .filter(|(_, entry)| selection.matches(&entry.subject));
         let back = usize::try_from(count.get() - 1).unwrap_or(usize::MAX);
-        matching.nth(back).unwrap_or(self.first)
+        matching.nth(back).map_or(self.first(), |(seq, _)| *seq)
     }
 
     /// What a reader at `from` has missed.
     pub(crate) fn gap(&self, from: Seq) -> Option<Gap> {
-        (from < self.first).then(|| Gap {
+        let first = self.first();
+        (from < first).then(|| Gap {
             from,
-            to: self.first - 1,
+            to: first - 1,
         })
     }
 
@@ -525,9 +561,9 @@ impl Stream {
             spec: self.spec.clone(),
             events: self.events,
             bytes: self.bytes,
-            first: self.first,
-            tail: self.tail(),
-            first_at: self.entry(self.first).map(|entry| entry.at),
+            first: self.first(),
+            tail: self.tail,
+            first_at: self.entries.first_key_value().map(|(_, entry)| entry.at),
         }
     }
 

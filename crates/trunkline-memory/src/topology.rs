@@ -1,6 +1,7 @@
 //! Making, changing and describing streams and consumers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use trunkline_core::engine::{
@@ -27,15 +28,17 @@ impl MemoryEngine {
                     stream.consumers.clear();
                     stream.all_waiters()
                 };
-                waiters.iter().for_each(|waiter| waiter.wake());
+                waiters.iter().for_each(|waiter| waiter.wake_all());
                 Ok(())
             }
             Change::CreateConsumer(spec) => self.create_consumer(spec),
             Change::UpdateConsumer(spec) => {
                 check_consumer(&spec)?;
                 self.with_consumer(&spec.at.clone(), |consumer, stream| {
+                    check_commands(&spec, stream)?;
                     consumer.update(spec, stream);
-                })
+                    Ok(())
+                })?
             }
             Change::DeleteConsumer(at) => {
                 let stream = self.stream(&at.stream)?;
@@ -119,36 +122,17 @@ impl MemoryEngine {
                 ),
             ));
         }
-        if stream.spec.retention == Retention::WorkQueue {
-            if spec.start != Position::First {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!(
-                        "consumer {} starts at {} but {} is a work queue, whose events would be left over; \
-                         start at the first",
-                        spec.at.consumer, spec.start, spec.at.stream
-                    ),
-                ));
-            }
-            let shares = |other: &&Consumer| {
-                spec.filters.iter().any(|filter| {
-                    other
-                        .spec
-                        .filters
-                        .iter()
-                        .any(|theirs| theirs.overlaps(filter))
-                })
-            };
-            if let Some(other) = stream.consumers.values().find(shares) {
-                return Err(Error::new(
-                    ErrorKind::Overlap,
-                    format!(
-                        "consumers {} and {} would share commands of {}; a command has one consumer",
-                        spec.at.consumer, other.spec.at.consumer, spec.at.stream
-                    ),
-                ));
-            }
+        if stream.spec.retention == Retention::WorkQueue && spec.start != Position::First {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "consumer {} starts at {} but {} is a work queue, whose events would be left over; \
+                     start at the first",
+                    spec.at.consumer, spec.start, spec.at.stream
+                ),
+            ));
         }
+        check_commands(&spec, &stream)?;
         let name = spec.at.consumer.clone();
         let consumer = Consumer::new(spec, &mut stream);
         stream.consumers.insert(name, consumer);
@@ -182,11 +166,41 @@ fn no_such_consumer(at: &ConsumerRef) -> Error {
     )
 }
 
+/// Refuses two consumers that would share commands of a work queue.
+fn check_commands(spec: &ConsumerSpec, stream: &Stream) -> Result<()> {
+    if stream.spec.retention != Retention::WorkQueue {
+        return Ok(());
+    }
+    let others = stream
+        .consumers
+        .values()
+        .filter(|other| other.spec.at != spec.at);
+    let shares = |other: &&Consumer| {
+        spec.filters.iter().any(|filter| {
+            other
+                .spec
+                .filters
+                .iter()
+                .any(|theirs| theirs.overlaps(filter))
+        })
+    };
+    match others.into_iter().find(shares) {
+        None => Ok(()),
+        Some(other) => Err(Error::new(
+            ErrorKind::Overlap,
+            format!(
+                "consumers {} and {} would share commands of {}; a command has one consumer",
+                spec.at.consumer, other.spec.at.consumer, spec.at.stream
+            ),
+        )),
+    }
+}
+
 fn check_consumer(spec: &ConsumerSpec) -> Result<()> {
     let fault = if spec.filters.is_empty() {
         "has no filter, so it would get what nobody meant for it"
-    } else if spec.ack_wait.is_zero() {
-        "has an ack wait of zero, so every delivery would return at once"
+    } else if spec.ack_wait.is_zero() || spec.ack_wait > Duration::from_secs(24 * 60 * 60) {
+        "has an ack wait of zero or of more than a day"
     } else if spec.max_in_flight == 0 {
         "may have nothing in flight, so it would never get an event"
     } else {

@@ -1,9 +1,10 @@
 //! Parking and waking, without a wake-up that is lost or one that nobody needs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use trunkline_core::engine::Seq;
 
 /// Where tasks wait for more. Whoever adds something wakes it only if somebody is parked, which
 /// is one load on the way of every event.
@@ -11,6 +12,9 @@ use tokio::sync::futures::Notified;
 pub(crate) struct Waiter {
     parked: AtomicUsize,
     notify: Notify,
+    /// The first sequence that its filters match since [`forget`](Self::forget); 0 while none does.
+    /// Guarded by the lock of the stream.
+    first: AtomicU64,
 }
 
 /// A task that said, under the lock that guards what it waits for, that it is going to wait.
@@ -44,6 +48,24 @@ impl Waiter {
     /// Wakes every task that is parked: what each of them waits for has changed.
     pub(crate) fn wake_all(&self) {
         self.notify.notify_waiters();
+    }
+
+    /// Notes a sequence that its filters match.
+    pub(crate) fn note(&self, seq: Seq) {
+        if self.first.load(Ordering::Relaxed) == 0 {
+            self.first.store(seq, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins to note anew, for a reader that has seen everything.
+    pub(crate) fn forget(&self) {
+        self.first.store(0, Ordering::Relaxed);
+    }
+
+    /// The first sequence noted since [`forget`](Self::forget). What lies before it concerned others,
+    /// so that it is no loss when retention takes it.
+    pub(crate) fn first_noted(&self) -> Option<Seq> {
+        Some(self.first.load(Ordering::Relaxed)).filter(|seq| *seq > 0)
     }
 
     /// Whether a task is parked.

@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) publish_layers: Vec<Arc<dyn PublishLayer>>,
     pub(crate) handle_layers: Vec<Arc<dyn HandleLayer>>,
     pub(crate) consumers: Mutex<Vec<ConsumerHandle>>,
+    /// Held while the bus drains and closes.
+    pub(crate) closing: tokio::sync::Mutex<()>,
     states: RwLock<FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     destinations: RwLock<FxHashMap<TypeId, Arc<Destination>>>,
     pub(crate) raw_places: RwLock<FxHashMap<SmolStr, RawPlace>>,
@@ -85,6 +87,7 @@ impl Bus {
                 publish_layers,
                 handle_layers,
                 consumers: Mutex::default(),
+                closing: tokio::sync::Mutex::default(),
                 states: RwLock::default(),
                 destinations: RwLock::default(),
                 raw_places: RwLock::default(),

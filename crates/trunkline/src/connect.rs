@@ -252,6 +252,15 @@ fn roots(prefix: Option<&str>) -> Result<Roots> {
 
 fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Engine>> {
     let scheme = url.split(':').next().unwrap_or_default();
+    // What is no scheme may be anything, also a password.
+    let named = scheme
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+-".contains(&byte));
+    let shown = if named {
+        scheme
+    } else {
+        "something else than a scheme"
+    };
     match scheme {
         #[cfg(feature = "memory")]
         "memory" => {
@@ -273,7 +282,7 @@ fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Engine>> {
         _ => Err(Error::new(
             ErrorKind::InvalidUrl,
             format!(
-                "there is no engine for URLs that begin with {scheme:?}; this build knows `memory:` and `memory:name`"
+                "there is no engine for URLs that begin with {shown:?}; this build knows `memory:` and `memory:name`"
             ),
         )),
     }

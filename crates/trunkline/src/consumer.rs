@@ -107,7 +107,8 @@ impl Consumer {
     }
 
     /// How long the engine waits for a member that went silent before its events go to others.
-    /// 30 s unless set; a live member renews in time.
+    /// 30 s unless set; a live member renews in time. Members of one consumer share the
+    /// longest that any of them was started with.
     pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
         self.ack_wait = ack_wait;
         self
@@ -132,7 +133,7 @@ impl Consumer {
     /// # Errors
     /// [`ErrorKind::NoHandler`], [`ErrorKind::MissingState`], [`ErrorKind::InvalidName`],
     /// [`ErrorKind::InvalidConfig`] and others for what can never work;
-    /// [`ErrorKind::Drift`] when it exists with other settings.
+    /// [`ErrorKind::Overlap`] when another consumer has the same commands already.
     pub async fn start(self) -> Result<ConsumerHandle> {
         self.start_with(None).await
     }
@@ -183,7 +184,7 @@ impl Consumer {
                 stream,
                 consumer: name.clone(),
             };
-            self.ensure(&at, filters).await?;
+            self.ensure(&at, &filters).await?;
             let (feed, settler) = self.bus.inner.engine.consume().open(&at).await?;
             sources.push(Source::new(at.stream, feed, settler));
         }
@@ -211,7 +212,10 @@ impl Consumer {
             ended,
             drain_deadline: self.bus.inner.settings.drain_deadline,
         };
-        self.bus.inner.consumers.lock().push(handle.clone());
+        let mut running = self.bus.inner.consumers.lock();
+        running.retain(ConsumerHandle::is_running);
+        running.push(handle.clone());
+        drop(running);
         Ok(handle)
     }
 
@@ -229,6 +233,12 @@ impl Consumer {
                 "must run between 1 and 10 000 handlers at once",
             );
         }
+        if self.ack_wait > Duration::from_secs(24 * 60 * 60) {
+            return refuse(
+                ErrorKind::InvalidConfig,
+                "has an ack wait of more than a day",
+            );
+        }
         if self.ack_wait < Duration::from_secs(1) {
             return refuse(
                 ErrorKind::InvalidConfig,
@@ -241,52 +251,60 @@ impl Consumer {
     }
 
     /// Makes the consumer, or adds this member's filters to the one that exists: members of
-    /// different versions may know different types, and none of them may be left out.
-    async fn ensure(&self, at: &ConsumerRef, filters: Vec<Filter>) -> Result<()> {
-        match self.ensure_once(at, &filters).await {
-            // Another member made it between our look and our change; look again.
-            Err(error) if error.kind() == ErrorKind::Drift => self.ensure_once(at, &filters).await,
-            result => result,
-        }
-    }
-
-    async fn ensure_once(&self, at: &ConsumerRef, filters: &[Filter]) -> Result<()> {
+    /// different versions may know different types, and none of them may be left out. Its ack wait
+    /// may grow but not shrink, because members that run already renew by the longer one.
+    async fn ensure(&self, at: &ConsumerRef, filters: &[Filter]) -> Result<()> {
+        /// How often others may get between our look and our change.
+        const TRIES: usize = 10;
         let topology = self.bus.inner.engine.topology();
-        let found = topology
-            .inspect()
-            .await?
-            .consumers
-            .into_iter()
-            .find(|state| state.spec.at == *at);
-        let made = found.is_none();
-        let change = match found {
-            None => Some(Change::CreateConsumer(ConsumerSpec {
-                at: at.clone(),
-                filters: filters.to_vec(),
-                start: self.from,
-                ack_wait: self.ack_wait,
-                max_in_flight: 2 * MAX_WAITING,
-            })),
-            Some(ConsumerState { mut spec, .. }) => {
-                let known = spec.clone();
-                for filter in filters {
-                    if !spec.filters.iter().any(|known| known.covers(filter)) {
-                        spec.filters.push(filter.clone());
+        let mut made = false;
+        for _ in 0..TRIES {
+            let found = topology
+                .inspect()
+                .await?
+                .consumers
+                .into_iter()
+                .find(|state| state.spec.at == *at);
+            let change = match found {
+                None => Change::CreateConsumer(ConsumerSpec {
+                    at: at.clone(),
+                    filters: filters.to_vec(),
+                    start: self.from,
+                    ack_wait: self.ack_wait,
+                    max_in_flight: 2 * MAX_WAITING,
+                }),
+                Some(ConsumerState { mut spec, backlog }) => {
+                    let known = spec.clone();
+                    for filter in filters {
+                        if !spec.filters.iter().any(|known| known.covers(filter)) {
+                            spec.filters.push(filter.clone());
+                        }
                     }
+                    spec.ack_wait = spec.ack_wait.max(self.ack_wait);
+                    if spec == known {
+                        tracing::info!(
+                            consumer = %at.consumer, stream = %at.stream, made, from = %self.from,
+                            pending = backlog.pending, "consumer starts"
+                        );
+                        return Ok(());
+                    }
+                    Change::UpdateConsumer(spec)
                 }
-                spec.ack_wait = self.ack_wait;
-                (spec != known).then_some(Change::UpdateConsumer(spec))
+            };
+            made |= matches!(change, Change::CreateConsumer(_));
+            match topology.apply(vec![change]).await {
+                // Another member made it between our look and our change; look again.
+                Err(error) if error.kind() == ErrorKind::Drift => {}
+                result => result?,
             }
-        };
-        if let Some(change) = change {
-            topology.apply(vec![change]).await?;
         }
-        let backlog = topology.backlog(at).await?;
-        tracing::info!(
-            consumer = %at.consumer, stream = %at.stream, made, from = %self.from, pending = backlog.pending,
-            "consumer starts"
-        );
-        Ok(())
+        Err(Error::new(
+            ErrorKind::Drift,
+            format!(
+                "consumer {} keeps being changed by others; start this member again",
+                at.consumer
+            ),
+        ))
     }
 }
 

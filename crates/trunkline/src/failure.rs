@@ -55,6 +55,11 @@ impl Failure {
         self.reason
     }
 
+    /// Whether another member, of another version, may well handle the event.
+    pub(crate) fn is_for_others(&self) -> bool {
+        matches!(self.reason, "unsupported_type" | "unsupported_version")
+    }
+
     /// The error itself.
     pub fn cause(&self) -> &(dyn StdError + Send + Sync + 'static) {
         self.cause.as_ref()

@@ -9,6 +9,7 @@ use trunkline_core::engine::Link;
 use trunkline_core::{Error, ErrorKind, Result};
 
 use crate::bus::Bus;
+use crate::consumer::ConsumerHandle;
 
 impl Bus {
     /// Runs until SIGTERM or ctrl-c, then drains and closes.
@@ -41,7 +42,10 @@ impl Bus {
     /// [`ErrorKind::DrainIncomplete`] when handlers were still running at the deadline; they were
     /// cancelled and their events will be delivered again.
     pub async fn close(&self) -> Result<()> {
-        let consumers = std::mem::take(&mut *self.inner.consumers.lock());
+        // One after another, so that nobody closes the engine under somebody else's drain.
+        let _closing = self.inner.closing.lock().await;
+        let mut consumers = std::mem::take(&mut *self.inner.consumers.lock());
+        consumers.retain(ConsumerHandle::is_running);
         let mut stopping = JoinSet::new();
         for consumer in consumers {
             stopping.spawn(async move { consumer.stop().await });

@@ -11,6 +11,7 @@ use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Set
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 use super::pool::Pool;
+use super::retry::LONGEST_DELAY;
 use super::turn::Turn;
 use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
 use crate::failure::{Disposition, Failure, disposition};
@@ -20,6 +21,9 @@ use crate::handler::MemberContext;
 const MIN_WINDOW: usize = 256;
 /// Bytes of fetched events that wait for their turn at most.
 const MAX_QUEUED_BYTES: usize = 16 << 20;
+/// How long an event of a type that this member does not know waits, once the policy has no more
+/// delays.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
 
@@ -52,6 +56,8 @@ pub(super) struct Member {
     report: watch::Sender<Option<StopReport>>,
     stopping: watch::Sender<bool>,
     concurrency: usize,
+    /// Which source is asked first next time, so that a busy one does not starve another.
+    turn: usize,
     pool: Pool,
     /// Between two attempts, by when they are due; the number keeps equal times apart.
     waiting: BTreeMap<(Instant, u64), Turn>,
@@ -86,6 +92,7 @@ impl Member {
         };
         Self {
             concurrency,
+            turn: 0,
             pool: Pool::new(Arc::clone(&shared), Arc::new(context), concurrency),
             shared,
             sources,
@@ -136,7 +143,7 @@ impl Member {
                 () = self.pool.finished() => Next::Finished,
                 () = sleep_until(due) => Next::Due,
                 _ = renewal.tick() => Next::Renew,
-                (source, fetched) = fetch(&mut self.sources, credit), if credit.items > 0 => {
+                (source, fetched) = fetch(&mut self.sources, self.turn, credit), if credit.items > 0 => {
                     Next::Fetched(source, fetched)
                 }
             };
@@ -152,7 +159,10 @@ impl Member {
                 Next::Finished => {
                     self.finished();
                 }
-                Next::Fetched(source, fetched) => self.fetched(source, fetched?)?,
+                Next::Fetched(source, fetched) => {
+                    self.turn = source + 1;
+                    self.fetched(source, fetched?)?;
+                }
                 Next::Due => {}
                 Next::Renew => self.renew().await,
             }
@@ -220,7 +230,12 @@ impl Member {
         while let Some(entry) = self.waiting.first_entry()
             && entry.key().0 <= now
         {
-            self.pool.push_front(entry.remove());
+            let turn = entry.remove();
+            if turn.for_others {
+                self.settle(&turn, Settle::GiveBack);
+            } else {
+                self.pool.push_front(turn);
+            }
         }
     }
 
@@ -247,6 +262,11 @@ impl Member {
         let now = self.shared.bus.inner.clock.now();
         let disposition = disposition(&failure, &self.shared.rules);
         let delay = match disposition {
+            Disposition::Transient if failure.is_for_others() => {
+                turn.failed(now);
+                turn.for_others = true;
+                self.delay_for_others(&turn, &failure)
+            }
             Disposition::Snooze(delay) => Some(delay),
             Disposition::Throttled(delay) => {
                 turn.last_failure = Some(now);
@@ -261,6 +281,7 @@ impl Member {
                 self.shared.retry.delay(turn.failures, rand::random())
             }
         };
+        let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
         if !matches!(disposition, Disposition::Snooze(_)) {
             tracing::warn!(
                 consumer = %self.shared.name, stream = %self.sources[turn.source].stream, seq = turn.event.seq,
@@ -275,6 +296,17 @@ impl Member {
                     .insert((Instant::now() + delay, self.waits), turn);
             }
             None => self.dead.push_back((turn, failure)),
+        }
+    }
+
+    /// How long an event that this member has no use for waits before another member may have it.
+    /// A type that nobody here knows waits for one who does, however long that takes; a version
+    /// that fits nobody is given up in the end.
+    fn delay_for_others(&self, turn: &Turn, failure: &Failure) -> Option<Duration> {
+        let delay = self.shared.retry.delay(turn.delivered_hint, rand::random());
+        match failure.reason() {
+            "unsupported_type" => Some(delay.unwrap_or(WAIT_FOR_OTHERS)),
+            _ => delay,
         }
     }
 
@@ -315,20 +347,26 @@ impl Member {
         retry.into_iter().chain(dead).min()
     }
 
-    /// Tells the engine what was decided.
+    /// Tells the engine what was decided: every source, also when one of them fails.
     async fn flush(&mut self) -> Result<()> {
+        let mut flushed = Ok(());
         for source in &mut self.sources {
             if source.settling.is_empty() {
                 continue;
             }
             let batch = std::mem::take(&mut source.settling);
-            for settled in source.settler.settle(batch, false).completed().await? {
-                if let Err(error) = settled {
-                    tracing::warn!(consumer = %self.shared.name, stream = %source.stream, %error, "settled too late");
+            match source.settler.settle(batch, false).completed().await {
+                Err(error) => flushed = Err(error),
+                Ok(settled) => {
+                    for error in settled.into_iter().filter_map(Result::err) {
+                        tracing::warn!(
+                            consumer = %self.shared.name, stream = %source.stream, %error, "settled too late"
+                        );
+                    }
                 }
             }
         }
-        Ok(())
+        flushed
     }
 
     /// Renews the lease on everything that this member holds.
@@ -365,7 +403,7 @@ impl Member {
             self.settle(&turn, Settle::GiveBack);
         }
         let mut renewal = tokio::time::interval(self.shared.ack_wait / 3);
-        let end = Instant::now() + deadline;
+        let end = Instant::now() + deadline.min(LONGEST_DELAY);
         loop {
             report.finished += self.finished();
             if let Err(error) = self.flush().await {
@@ -427,15 +465,16 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// Waits for whichever source has something first.
-async fn fetch(sources: &mut [Source], credit: Credit) -> (usize, Result<Fetched>) {
+/// Waits for whichever source has something first; source `first` is asked first.
+async fn fetch(sources: &mut [Source], first: usize, credit: Credit) -> (usize, Result<Fetched>) {
+    let count = sources.len();
     let mut fetches: Vec<_> = sources
         .iter_mut()
         .map(|source| source.feed.fetch(credit, &mut source.fetched))
         .collect();
     std::future::poll_fn(|cx| {
-        for (index, fetch) in fetches.iter_mut().enumerate() {
-            if let Poll::Ready(fetched) = fetch.as_mut().poll(cx) {
+        for index in (0..count).map(|step| (first + step) % count) {
+            if let Poll::Ready(fetched) = fetches[index].as_mut().poll(cx) {
                 return Poll::Ready((index, fetched));
             }
         }

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::sync::{mpsc, oneshot};
@@ -12,7 +13,7 @@ use trunkline_core::Result;
 use super::{Consumer, ConsumerHandle, StopReport};
 use crate::event::{Event, Stored};
 use crate::extract::{Attempt, Meta};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureExt};
 use crate::receive::Item;
 
 /// A consumer's events of one type in a loop. Dropping it stops the member.
@@ -85,16 +86,21 @@ where
             let sender = sender.clone();
             async move {
                 let (outcome, result) = oneshot::channel();
-                let sent = sender.send(Item::Event(Work {
+                let work = Work {
                     event,
                     meta,
                     attempt,
                     outcome,
-                }));
-                match (sent, result.await) {
-                    (Ok(()), Ok(result)) => result,
-                    (Ok(()), Err(_)) => Err("the event was dropped without an outcome".into()),
-                    (Err(_), _) => Err("the receiver was dropped".into()),
+                };
+                // What nobody received has not failed: it is given back and counts nothing.
+                let unreceived = || Err("nobody received it".snooze(Duration::ZERO));
+                if sender.send(Item::Event(work)).is_err() {
+                    return unreceived();
+                }
+                match result.await {
+                    Ok(result) => result,
+                    Err(_) if sender.is_closed() => unreceived(),
+                    Err(_) => Err("the event was dropped without an outcome".into()),
                 }
             }
         };
@@ -116,8 +122,11 @@ impl<E> Receiver<E> {
     }
 
     /// Stops the member; see [`ConsumerHandle::stop`]. What was received and is not settled has
-    /// until the drain deadline.
-    pub async fn stop(&self) -> StopReport {
+    /// until the drain deadline; what was not received is given back at once.
+    pub async fn stop(mut self) -> StopReport {
+        self.handle.ask_to_stop();
+        self.items.close();
+        while self.items.try_recv().is_ok() {}
         self.handle.stop().await
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use trunkline_core::{Error, ErrorKind, Result};
 
+/// The longest that anything here waits; beyond it clocks overflow and nobody means it.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How often an event is tried, and how long it waits between two attempts.
 ///
 /// The first attempt counts: the default of 5 attempts has 4 retries, after 1 s, 5 s, 30 s and
@@ -112,6 +115,7 @@ impl Retry {
                 .saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX))
                 .min(*longest),
         };
+        let delay = delay.min(LONGEST_DELAY);
         Some(delay + delay.mul_f64(self.jitter * random))
     }
 }

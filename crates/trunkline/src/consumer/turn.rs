@@ -17,6 +17,10 @@ pub(super) struct Turn {
     pub(super) source: usize,
     pub(super) token: Token,
     pub(super) event: StoredEvent,
+    /// How often the engine has delivered it; a hint.
+    pub(super) delivered_hint: u32,
+    /// Whether this member cannot handle it and gives it back for another to try.
+    pub(super) for_others: bool,
     /// How often a handler said no. The first attempt is the one after no failure.
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
@@ -29,6 +33,8 @@ impl Turn {
             source,
             token: delivery.token,
             event: delivery.event,
+            delivered_hint: delivery.delivered_hint,
+            for_others: false,
             failures: 0,
             first_failure: None,
             last_failure: None,

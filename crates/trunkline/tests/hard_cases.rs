@@ -1,0 +1,250 @@
+//! What goes wrong around the edges: members that stop, vanish, overlap, or ask for the absurd.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal};
+use trunkline::{
+    Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
+};
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "job.queued")]
+struct Job {
+    n: u32,
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "job.noted")]
+struct Noted {}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+async fn publish(bus: &Bus, count: u32) {
+    for n in 0..count {
+        bus.publish(Job { n }).await.unwrap();
+    }
+}
+
+async fn stored_in(bus: &Bus, stream: &str) -> u64 {
+    let streams = bus.inspect().await.unwrap().streams;
+    streams
+        .into_iter()
+        .find(|state| state.spec.name.as_str() == stream)
+        .unwrap()
+        .events
+}
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_a_dropped_receiver_gives_back_what_nobody_received() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    publish(&bus, 3_000).await;
+    let receiver = bus.consumer("jobs").retry(Retry::never()).receiver::<Job>();
+    let mut receiver = receiver.await.unwrap();
+    for _ in 0..100 {
+        let Some(Item::Event(job)) = receiver.recv().await else {
+            panic!("no event")
+        };
+        job.done();
+    }
+    drop(receiver);
+    in_time(bus.close()).await.unwrap();
+    let bus = Bus::connect("memory:").await.unwrap();
+    publish(&bus, 10).await;
+    let mut receiver = bus
+        .consumer("jobs")
+        .retry(Retry::never())
+        .receiver::<Job>()
+        .await
+        .unwrap();
+    let Some(Item::Event(first)) = receiver.recv().await else {
+        panic!("no event")
+    };
+    first.done();
+    let report = in_time(receiver.stop()).await;
+    assert_eq!((report.cancelled, report.given_back), (0, 9));
+    assert_eq!(stored_in(&bus, "EVENTS_DLQ").await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c13_every_member_of_a_deleted_consumer_learns_of_it() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let start = || bus.consumer("jobs").on(|_: Job| async {}).start();
+    let members = [start().await.unwrap(), start().await.unwrap()];
+    tokio::task::yield_now().await;
+    let at = ConsumerRef {
+        stream: name("EVENTS"),
+        consumer: name("jobs"),
+    };
+    bus.engine()
+        .topology()
+        .apply(vec![Change::DeleteConsumer(at)])
+        .await
+        .unwrap();
+    for member in members {
+        let report = in_time(member.ended()).await;
+        assert_eq!(report.failed.unwrap().kind(), ErrorKind::NoSuchConsumer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absurd_delay_harms_nobody() {
+    let bus = Bus::connect("memory:")
+        .drain_deadline(Duration::MAX)
+        .await
+        .unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel::<u32>();
+    bus.state(seen);
+    let handler = |job: Job, State(seen): State<mpsc::UnboundedSender<u32>>| async move {
+        seen.send(job.n).unwrap();
+        if job.n == 0 {
+            Err("never mind".snooze(Duration::MAX))
+        } else {
+            Ok(())
+        }
+    };
+    bus.consumer("jobs")
+        .retry(Retry::fixed(3, Duration::MAX))
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    publish(&bus, 2).await;
+    let mut seen = [
+        in_time(handled.recv()).await.unwrap(),
+        in_time(handled.recv()).await.unwrap(),
+    ];
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1]);
+    in_time(bus.close()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_a_second_close_waits_for_the_drain_of_the_first() {
+    let bus = Bus::connect("memory:hard-cases-close").await.unwrap();
+    let other = Bus::connect("memory:hard-cases-close").await.unwrap();
+    let (started, mut running) = mpsc::unbounded_channel::<u32>();
+    bus.state(started);
+    let handler = |job: Job, State(started): State<mpsc::UnboundedSender<u32>>| async move {
+        started.send(job.n).unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    bus.consumer("jobs").on(handler).start().await.unwrap();
+    publish(&bus, 1).await;
+    running.recv().await.unwrap();
+    let (first, second) = tokio::join!(bus.close(), bus.close());
+    first.and(second).unwrap();
+    let state = other.inspect().await.unwrap().consumers.remove(0);
+    assert_eq!((state.backlog.floor, state.backlog.in_flight), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_an_event_that_one_member_does_not_know_goes_to_one_that_does() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let jobs = || bus.consumer("mixed").retry(Retry::never());
+    let old = jobs().on(|_: Job| async {}).start().await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel::<()>();
+    bus.state(Arc::new(seen));
+    let new = jobs()
+        .on(
+            |_: Noted, State(seen): State<Arc<mpsc::UnboundedSender<()>>>| async move {
+                seen.send(()).unwrap();
+            },
+        )
+        .start()
+        .await
+        .unwrap();
+    new.stop().await;
+    bus.publish(Noted {}).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(
+        stored_in(&bus, "EVENTS_DLQ").await,
+        0,
+        "it waits, it is not given up"
+    );
+    jobs()
+        .on(
+            |_: Noted, State(seen): State<Arc<mpsc::UnboundedSender<()>>>| async move {
+                seen.send(()).unwrap();
+            },
+        )
+        .start()
+        .await
+        .unwrap();
+    old.stop().await;
+    in_time(handled.recv()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c14_a_hole_in_the_middle_hides_nothing_from_a_replay_by_time() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    publish(&bus, 3).await;
+    let (log, events) = (bus.engine().log(), name("EVENTS"));
+    log.remove(&events, Removal::Seq(2)).await.unwrap();
+    let all = [Filter::all()];
+    let page = log
+        .read(
+            &events,
+            Start::Time(Timestamp::from_nanos(0)),
+            &all,
+            Credit::items(10),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        page.events
+            .iter()
+            .map(|event| event.seq)
+            .collect::<Vec<_>>(),
+        [1, 3]
+    );
+    let last = Start::Last(NonZeroU64::new(2).unwrap());
+    let page = log
+        .read(&events, last, &all, Credit::items(10))
+        .await
+        .unwrap();
+    assert_eq!(
+        page.events
+            .iter()
+            .map(|event| event.seq)
+            .collect::<Vec<_>>(),
+        [1, 3]
+    );
+    let page = log
+        .read(&events, Start::Seq(u64::MAX), &all, Credit::items(10))
+        .await
+        .unwrap();
+    assert_eq!((page.events.len(), page.next, page.tail), (0, u64::MAX, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_retention_takes_from_others_is_no_gap() {
+    let bus = Bus::connect("memory:?max_events=10").await.unwrap();
+    let mut noted = bus.subscribe::<Noted>().await.unwrap();
+    let idle = tokio::time::timeout(Duration::from_millis(1), noted.recv()).await;
+    assert!(idle.is_err(), "there is nothing yet");
+    publish(&bus, 30).await;
+    bus.publish(Noted {}).await.unwrap();
+    assert!(matches!(in_time(noted.recv()).await, Some(Item::Event(_))));
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_its_last_bus() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let mut jobs = bus.subscribe::<Job>().await.unwrap();
+    drop(bus);
+    assert!(in_time(jobs.recv()).await.is_none());
+}
