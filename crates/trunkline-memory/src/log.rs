@@ -79,16 +79,6 @@ impl Log for MemoryEngine {
             stream.expire(self.bus.clock.now());
             let selection = Selection::new(filters, &stream.spec.subjects);
             let (start, lasts) = stream.start(from, &selection);
-            if lasts.len() > max.items {
-                return Err(Error::new(
-                    ErrorKind::OverLimit,
-                    format!(
-                        "{} subjects match, a page has {} at most; follow instead",
-                        lasts.len(),
-                        max.items
-                    ),
-                ));
-            }
             let mut events: Vec<_> = lasts
                 .iter()
                 .filter_map(|seq| stream.event(*seq))

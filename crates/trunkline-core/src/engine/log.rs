@@ -209,6 +209,9 @@ pub trait Log: Send + Sync {
     ) -> Admitted<'_, Vec<Outcome>>;
 
     /// Reads what matches one of the filters, without waiting.
+    ///
+    /// Of [`Position::LastPerSubject`] it gives the first page only, lowest sequences first; who wants
+    /// all of them follows.
     fn read<'a>(
         &'a self,
         stream: &'a Name,
