@@ -164,7 +164,7 @@ impl Bus {
                 .await?;
             readers.push(Reader::stored(stream, follow));
         }
-        Ok(Subscription::raw(readers))
+        Ok(Subscription::raw(self.clone(), readers))
     }
 
     /// Listens to ephemeral events that match the filter, from now on.
@@ -181,7 +181,10 @@ impl Bus {
             .live()
             .listen(&below, None, capacity)
             .await?;
-        Ok(Subscription::raw(vec![Reader::live(listener)]))
+        Ok(Subscription::raw(
+            self.clone(),
+            vec![Reader::live(listener)],
+        ))
     }
 
     /// Reads a stretch of one stream, without waiting: at most `max` events that match.

@@ -14,6 +14,7 @@ use trunkline_core::engine::{
 };
 use trunkline_core::{Error, Name, Result};
 
+use crate::bus::Bus;
 use crate::event::Event;
 use crate::extract::Meta;
 use crate::handler::decode_shared;
@@ -66,10 +67,13 @@ impl<E> Deref for Received<E> {
     }
 }
 
-/// Events in order, without end. Dropping it unsubscribes.
+/// Events in order, without end. Dropping it unsubscribes; while it is held, so is its connection,
+/// until somebody closes the bus.
 ///
 /// It is a [`Stream`], and [`recv`](Subscription::recv) reads it without any other crate.
 pub struct Subscription<T> {
+    /// Keeps the connection for as long as somebody reads.
+    _bus: Bus,
     readers: Vec<Reader>,
     /// Which reader is asked first next time, so that a busy stream does not starve another.
     turn: usize,
@@ -78,8 +82,9 @@ pub struct Subscription<T> {
 }
 
 impl Subscription<Incoming> {
-    pub(crate) fn raw(readers: Vec<Reader>) -> Self {
+    pub(crate) fn raw(bus: Bus, readers: Vec<Reader>) -> Self {
         Self {
+            _bus: bus,
             readers,
             turn: 0,
             convert: |incoming| Some(Ok(incoming)),
@@ -89,8 +94,9 @@ impl Subscription<Incoming> {
 }
 
 impl<E: Event> Subscription<Received<E>> {
-    pub(crate) fn typed(readers: Vec<Reader>) -> Self {
+    pub(crate) fn typed(bus: Bus, readers: Vec<Reader>) -> Self {
         Self {
+            _bus: bus,
             readers,
             turn: 0,
             convert: receive::<E>,

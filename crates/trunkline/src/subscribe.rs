@@ -59,6 +59,6 @@ impl Bus {
                 )
             }
         };
-        Ok(Subscription::typed(vec![reader]))
+        Ok(Subscription::typed(self.clone(), vec![reader]))
     }
 }
