@@ -16,6 +16,7 @@
 mod admitted;
 mod capability;
 mod consume;
+mod link;
 mod live;
 mod log;
 mod state;
@@ -34,6 +35,7 @@ pub use capability::{Capabilities, Durability, Limits, Reach};
 pub use consume::{
     Consume, ConsumerRef, Delivery, Feed, Fetched, Membership, Settle, Settler, Token,
 };
+pub use link::LinkOptions;
 pub use live::{Heard, Listener, Live, Message, Route};
 pub use log::{
     Append, AppendMode, Expect, Follow, Followed, Gap, Log, Outcome, Page, Position, Removal, Seq,

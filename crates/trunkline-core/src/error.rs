@@ -226,6 +226,12 @@ codes! {
     NotPermitted = "TL-0204", "not permitted", retryable: false,
         "The caller's credentials do not allow this.",
         "Grant the permission that the message names.";
+    WrongProtocol = "TL-0205", "not a Trunkline bus", retryable: false,
+        "Something answers at the URL, but it is no Trunkline bus: another program, another port, or a proxy in between.",
+        "Check the address and the port; `trunkline up` prints the ones that it listens on.";
+    WrongVersion = "TL-0206", "incompatible version", retryable: false,
+        "Both ends are Trunkline, but they share no version of the protocol between them.",
+        "Use the same release on both ends; the message names both versions.";
     NoSuchStream = "TL-0301", "no such stream", retryable: false,
         "The stream does not exist on this bus.",
         "Check its name; streams are made when the bus connects with topology `ensure`.";

@@ -30,20 +30,7 @@ impl Headers {
     pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<()> {
         let (name, value) = (name.into(), value.into());
         let refuse = |fault: String| Err(Error::new(ErrorKind::InvalidHeader, fault));
-        if name.is_empty()
-            || !name
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b':')
-        {
-            return refuse(format!(
-                "{name:?} is not a header name: use visible ASCII without `:`"
-            ));
-        }
-        if value.contains(['\r', '\n', '\0']) {
-            return refuse(format!(
-                "the value of header {name:?} has a line break or NUL: remove it"
-            ));
-        }
+        check(&name, &value)?;
         if self.len() == Self::MAX_COUNT {
             return refuse(format!(
                 "{name:?} would be header {}, the limit is {}",
@@ -67,6 +54,17 @@ impl Headers {
     pub fn add_own(&mut self, name: &'static str, value: &str) {
         let value = value.replace(['\r', '\n', '\0'], " ");
         Arc::make_mut(self.0.get_or_insert_default()).push((name.to_owned(), value));
+    }
+
+    /// Adds a header as another process had it: checked, but not against the limits on the user's,
+    /// because Trunkline's own may be beside them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidHeader`] for a name or value that [`add`](Self::add) would refuse.
+    pub fn restore(&mut self, name: &str, value: &str) -> Result<()> {
+        check(name, value)?;
+        Arc::make_mut(self.0.get_or_insert_default()).push((name.to_owned(), value.to_owned()));
+        Ok(())
     }
 
     /// The first value of that name, in any case.
@@ -100,6 +98,21 @@ impl Headers {
             .map(|(name, value)| name.len() + value.len())
             .sum()
     }
+}
+
+fn check(name: &str, value: &str) -> Result<()> {
+    let fault = if name.is_empty()
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':')
+    {
+        format!("{name:?} is not a header name: use visible ASCII without `:`")
+    } else if value.contains(['\r', '\n', '\0']) {
+        format!("the value of header {name:?} has a line break or NUL: remove it")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidHeader, fault))
 }
 
 #[cfg(test)]

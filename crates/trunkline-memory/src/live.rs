@@ -1,8 +1,8 @@
 //! Live messages: a ring for each listener, nothing else.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
@@ -22,6 +22,8 @@ pub(crate) struct Listeners {
     matcher: RwLock<Matcher<Arc<Ring>>>,
     /// The matcher's generation, readable without its lock.
     generation: AtomicU64,
+    /// Whose turn it is in each group, for as long as it has a member.
+    turns: Mutex<BTreeMap<Name, Weak<AtomicUsize>>>,
 }
 
 /// What one listener has not received yet.
@@ -29,7 +31,8 @@ struct Ring {
     inner: Mutex<RingInner>,
     waiter: Waiter,
     capacity: usize,
-    share: Option<Name>,
+    /// The group that it shares with others, and whose turn it is there.
+    share: Option<(Name, Arc<AtomicUsize>)>,
     /// Whether one message can match two of its filters.
     many_filters: bool,
 }
@@ -62,28 +65,26 @@ struct Targets {
 }
 
 struct Group {
+    name: Name,
     members: Vec<Arc<Ring>>,
-    turn: AtomicUsize,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Targets {
     fn add(&mut self, ring: &Arc<Ring>) {
-        let Some(share) = &ring.share else {
+        let Some((name, turn)) = &ring.share else {
             if !ring.many_filters || !self.each.iter().any(|other| Arc::ptr_eq(other, ring)) {
                 self.each.push(Arc::clone(ring));
             }
             return;
         };
-        match self
-            .groups
-            .iter_mut()
-            .find(|group| group.members[0].share.as_ref() == Some(share))
-        {
+        match self.groups.iter_mut().find(|group| group.name == *name) {
             Some(group) if group.members.iter().any(|other| Arc::ptr_eq(other, ring)) => {}
             Some(group) => group.members.push(Arc::clone(ring)),
             None => self.groups.push(Group {
+                name: name.clone(),
                 members: vec![Arc::clone(ring)],
-                turn: AtomicUsize::new(0),
+                turn: Arc::clone(turn),
             }),
         }
     }
@@ -108,6 +109,18 @@ impl Targets {
 }
 
 impl Listeners {
+    /// Whose turn it is in a group: one counter for all its members, however a message finds them.
+    fn turn(&self, group: &Name) -> Arc<AtomicUsize> {
+        let mut turns = self.turns.lock();
+        if let Some(turn) = turns.get(group).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(group.clone(), Arc::downgrade(&turn));
+        turn
+    }
+
     fn resolve(&self, subject: &Subject) -> (u64, Targets) {
         let matcher = self.matcher.read();
         let mut targets = Targets::default();
@@ -175,7 +188,7 @@ impl Live for MemoryEngine {
                 inner: Mutex::default(),
                 waiter: Waiter::default(),
                 capacity,
-                share: share.cloned(),
+                share: share.map(|name| (name.clone(), self.bus.listeners.turn(name))),
                 many_filters: filters.len() > 1,
             });
             let mut matcher = self.bus.listeners.matcher.write();

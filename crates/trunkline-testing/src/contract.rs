@@ -16,6 +16,7 @@
 
 mod harness;
 mod matrix;
+mod remote;
 
 mod consume;
 mod publish;
@@ -34,6 +35,7 @@ use trunkline::core::engine::{Boxed, Capabilities, Durability};
 
 pub use harness::{Harness, MemoryHarness, Trial};
 pub use matrix::matrix;
+pub use remote::RemoteHarness;
 
 /// How long a property may take: of virtual time, where nothing waits in earnest, and of real.
 const VIRTUAL_LIMIT: Duration = Duration::from_secs(3_600);

@@ -16,10 +16,12 @@
 //! ```
 
 mod clock;
+mod cut;
 pub mod fixture;
 mod session;
 
 pub mod contract;
 
 pub use clock::VirtualClock;
+pub use cut::{Channel, Cuts, Proxy};
 pub use session::{Run, TrackedSession, Verdict as RunVerdict};

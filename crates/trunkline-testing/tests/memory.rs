@@ -1,9 +1,8 @@
-//! The contract on the engine in memory, and the capability matrix that it fills.
+//! The contract on the engine in memory.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use trunkline_testing::contract::{Harness, MemoryHarness, matrix};
+use trunkline_testing::contract::MemoryHarness;
 
 mod shared {
     use super::*;
@@ -15,24 +14,4 @@ mod encoded {
     use super::*;
 
     trunkline_testing::contract_suite!(Arc::new(MemoryHarness::new("?encode=always")));
-}
-
-#[test]
-fn the_capability_matrix_is_what_a_run_says() {
-    let engines: [Arc<dyn Harness>; 2] = [
-        Arc::new(MemoryHarness::new("")),
-        Arc::new(MemoryHarness::new("?encode=always")),
-    ];
-    let generated = matrix(&engines);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/capabilities.md");
-    if std::env::var_os("TRUNKLINE_BLESS").is_some() {
-        std::fs::write(&path, &generated).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        committed,
-        generated,
-        "run again with TRUNKLINE_BLESS=1 to write {}",
-        path.display()
-    );
 }

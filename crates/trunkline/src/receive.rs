@@ -44,6 +44,12 @@ pub enum Item<T> {
         /// The sequences that are missing.
         gap: Gap,
     },
+    /// The bus was restarted and keeps nothing on disk: what was stored is gone, and the stream
+    /// began anew, with other events under the same sequences. What it has comes next.
+    Reset {
+        /// The stream.
+        stream: Name,
+    },
     /// The connection was lost and is back; ephemeral events in between are gone.
     Resumed,
     /// An event that is no CloudEvent, or not of the type; the subscription goes on.
@@ -167,6 +173,7 @@ impl<T> Subscription<T> {
                             },
                             Item::Lagged { at_least } => Item::Lagged { at_least },
                             Item::Gap { stream, gap } => Item::Gap { stream, gap },
+                            Item::Reset { stream } => Item::Reset { stream },
                             Item::Resumed => Item::Resumed,
                             Item::Invalid(error) => Item::Invalid(error),
                         };
@@ -249,6 +256,9 @@ impl Reader {
                     Some(Ok(Followed::Gap(gap))) => Some(Item::Gap {
                         stream: stream.clone(),
                         gap,
+                    }),
+                    Some(Ok(Followed::Reset)) => Some(Item::Reset {
+                        stream: stream.clone(),
                     }),
                     // An engine mends its own readers; what it cannot mend ends this one, said aloud.
                     Some(Err(error)) => {

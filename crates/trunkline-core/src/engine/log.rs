@@ -258,6 +258,10 @@ pub enum Followed {
     },
     /// Retention removed these before they were read.
     Gap(Gap),
+    /// What was stored is gone and the stream began anew, with other events under the same
+    /// sequences; the reader goes on with its first. Only a bus in another process that keeps
+    /// nothing on disk does so, when it was restarted.
+    Reset,
     /// The engine is closed or the stream deleted.
     Closed,
 }

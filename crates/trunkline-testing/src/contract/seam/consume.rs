@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::smallvec;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trunkline::core::engine::{
     Change, ConsumerRef, ConsumerSpec, Credit, Delivery, Engine, Feed, Fetched, Position, Settle,
@@ -61,29 +62,26 @@ pub(in crate::contract) async fn e4_a_lease_that_ends_moves_the_event_to_whoever
 ) {
     let engine = with_consumer(&trial).await;
     let open = async || engine.consume().open(&consumer("work")).await.unwrap();
-    let ((mut first, _), (mut second, settler)) = (open().await, open().await);
     // Both wait before there is anything; the one that gets it then dies without a word.
-    let dying = tokio::spawn(async move { seqs(&fetch(&mut first, 10).await) });
-    tokio::task::yield_now().await;
-    let waiting = tokio::spawn(async move {
-        let delivery = fetch(&mut second, 10).await.remove(0);
-        (second, delivery)
-    });
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 {
+        let (mut feed, settler) = open().await;
+        waiting.spawn(async move {
+            let delivery = fetch(&mut feed, 10).await.remove(0);
+            (feed, settler, delivery)
+        });
+    }
     tokio::task::yield_now().await;
     let start = Instant::now();
     fill(&engine, "log.a", 1).await;
-    let (mut second, delivery) = match dying.await {
-        Ok(seqs) => {
-            assert_eq!(seqs, [1]);
-            let moved = waiting.await.unwrap();
-            assert!(
-                start.elapsed() >= ACK_WAIT / 2,
-                "it was delivered to two at once"
-            );
-            moved
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let (dying, _, delivery) = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!(delivery.event.seq, 1);
+    drop(dying);
+    let (mut second, settler, delivery) = waiting.join_next().await.unwrap().unwrap();
+    assert!(
+        start.elapsed() >= ACK_WAIT / 2,
+        "it was delivered to two at once"
+    );
     assert_eq!(delivery.event.seq, 1);
     assert!(
         start.elapsed() < 3 * ACK_WAIT,

@@ -1,0 +1,177 @@
+//! A session at work: it moves packets over one connection after another.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use trunkline_core::error::Cause;
+
+use crate::codec::Malformed;
+use crate::frame::CallId;
+use crate::session::{PacketNumber, Session, Tag};
+use crate::socket::Socket;
+
+/// How long an end is silent before it shows that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the other end may be silent before it counts as gone.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Bytes that may wait to be sent and confirmed before whoever adds more has to wait.
+const MAX_UNCONFIRMED_BYTES: usize = 8 << 20;
+
+/// A session that both its users and its connection work on.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    session: Mutex<Session>,
+    /// There is something to send.
+    wake: Notify,
+    /// There is room again.
+    room: Notify,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The other end closed it.
+    Closed,
+    /// Nothing came for [`SILENCE`].
+    Silent,
+    Failed(Cause),
+    /// What came is not what the protocol says.
+    Malformed(Malformed),
+    /// This end was told to stop, and has sent everything.
+    Stopped,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the other end closed the connection"),
+            Self::Silent => write!(f, "the other end was silent for {SILENCE:?}"),
+            Self::Failed(error) => write!(f, "the connection failed: {error}"),
+            Self::Malformed(Malformed(fault)) => {
+                write!(f, "the other end does not keep to the protocol: {fault}")
+            }
+            Self::Stopped => f.write_str("closed"),
+        }
+    }
+}
+
+impl Line {
+    /// Adds a frame to be sent.
+    pub(crate) fn push(&self, tag: Tag, frame: Bytes) {
+        self.session.lock().push(tag, frame);
+        self.wake.notify_one();
+    }
+
+    /// Takes back a call if it was never sent.
+    pub(crate) fn take_back(&self, call: CallId) -> bool {
+        self.session.lock().take_back(call)
+    }
+
+    /// Whether there is room for more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.session.lock().unconfirmed_bytes() < MAX_UNCONFIRMED_BYTES
+    }
+
+    /// Waits until there is room for more.
+    pub(crate) async fn room(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.has_room() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// How far this end has received.
+    pub(crate) fn received(&self) -> PacketNumber {
+        self.session.lock().received()
+    }
+
+    /// Goes on over a new connection.
+    pub(crate) fn resume(&self, received: PacketNumber) -> Result<(), Malformed> {
+        self.session.lock().resume(received)
+    }
+
+    /// Begins another session. It gives the frames that were never sent in the old one.
+    pub(crate) fn begin_anew(&self) -> impl Iterator<Item = (Tag, Bytes)> + use<> {
+        std::mem::take(&mut *self.session.lock())
+            .into_waiting()
+            .into_iter()
+    }
+
+    /// Moves packets both ways until the connection breaks, or until `stop` yields and everything
+    /// is sent.
+    pub(crate) async fn carry(
+        &self,
+        socket: Socket,
+        stop: impl Future<Output = ()>,
+        mut handle: impl FnMut(Bytes) -> Result<(), Malformed>,
+    ) -> Broken {
+        let Socket {
+            mut outgoing,
+            mut incoming,
+        } = socket;
+        let reading = async {
+            loop {
+                let packet = match timeout(SILENCE, incoming.next()).await {
+                    Err(_) => return Broken::Silent,
+                    Ok(None) => return Broken::Closed,
+                    Ok(Some(Err(error))) => return Broken::Failed(error),
+                    Ok(Some(Ok(packet))) => packet,
+                };
+                let (frames, due) = {
+                    let mut session = self.session.lock();
+                    (session.receive(&packet), session.is_due())
+                };
+                self.room.notify_waiters();
+                if due {
+                    self.wake.notify_one();
+                }
+                if let Err(malformed) =
+                    frames.and_then(|frames| frames.into_iter().try_for_each(&mut handle))
+                {
+                    return Broken::Malformed(malformed);
+                }
+            }
+        };
+        let writing = async {
+            let mut stop = std::pin::pin!(stop);
+            let mut stopping = false;
+            loop {
+                loop {
+                    let packet = self.session.lock().next_packet();
+                    match packet {
+                        Some(packet) => outgoing.feed(packet).await?,
+                        None => break,
+                    }
+                }
+                outgoing.flush().await?;
+                if stopping {
+                    return outgoing.close().await;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.wake.notified() => {}
+                    () = &mut stop => stopping = true,
+                    () = tokio::time::sleep(HEARTBEAT) => {
+                        let alive = self.session.lock().confirmation();
+                        outgoing.feed(alive).await?;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            broken = reading => broken,
+            written = writing => match written {
+                Ok(()) => Broken::Stopped,
+                Err(error) => Broken::Failed(error),
+            },
+        }
+    }
+}

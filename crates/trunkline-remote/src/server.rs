@@ -1,0 +1,207 @@
+//! The serving end: an engine of this process, for clients in others.
+//!
+//! **Invariant.** Nothing here decides anything: every frame becomes one call of the engine's, in
+//! the order in which a client sent them, and its result goes back as it is.
+
+mod readers;
+mod serving;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
+use rand::RngExt;
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use trunkline_core::engine::{Durability, Engine, Link};
+use trunkline_core::{Error, ErrorKind, Result};
+
+use crate::hello::{Greeting, Hello, SessionState, Verdict, Welcome, durability, reach};
+use crate::line::Broken;
+use crate::socket::Socket;
+use serving::{Serving, Turn};
+
+/// How long a client has for its part of the handshake.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// How long a session waits for its client to come back.
+const GRACE: Duration = Duration::from_secs(10);
+/// Sessions at once; more are refused.
+const MAX_SESSIONS: usize = 1_024;
+
+/// Serves an engine to other processes. Clones share everything.
+///
+/// It has no listener of its own: whoever has one hands over each connection, after checking who
+/// asks.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    /// Names what is stored.
+    bus: String,
+    sessions: Mutex<FxHashMap<String, Arc<Serving>>>,
+    closing: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Serves this engine.
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        let bus = match engine.capabilities().durability {
+            // What is stored is gone with the engine, so every engine is a bus of its own.
+            Durability::Process => random_id(),
+            _ => "durable".to_owned(),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                engine,
+                bus,
+                sessions: Mutex::default(),
+                closing: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// Serves one connection until it breaks or the server closes.
+    ///
+    /// A client that comes back within 10 s goes on where it was, with nothing lost or repeated.
+    ///
+    /// # Cancel safety
+    /// Dropping the future breaks the connection, as any other fault would.
+    pub async fn serve(&self, mut socket: Socket) {
+        match self.greet(&mut socket).await {
+            Ok((serving, turn)) => self.carry(&serving, turn, socket).await,
+            Err(error) => {
+                tracing::info!(%error, "an engine connection was refused");
+                let refusal = Greeting::refusal(&error).to_bytes();
+                // Whoever is refused may be gone, and then need not be told.
+                let _ = socket.outgoing.send(refusal).await;
+                let _ = socket.outgoing.close().await;
+            }
+        }
+    }
+
+    /// Ends every connection once what it asked for is answered, and takes no more. Clients notice
+    /// and try to connect again.
+    pub fn close(&self) {
+        self.shared.closing.send_replace(true);
+    }
+
+    /// How many sessions there are, those included whose client may come back.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.lock().len()
+    }
+
+    async fn greet(&self, socket: &mut Socket) -> Result<(Arc<Serving>, Turn)> {
+        let silent = || Error::new(ErrorKind::WrongProtocol, "the client said nothing");
+        let hello = match timeout(HELLO_WITHIN, socket.incoming.next()).await {
+            Ok(Some(Ok(hello))) => hello,
+            _ => return Err(silent()),
+        };
+        let (hello, version) = Hello::read(&hello)?;
+        let (serving, turn, resumed) = self.session(hello.session.as_ref()).await?;
+        let engine = &self.shared.engine;
+        let (capabilities, limits) = (engine.capabilities(), engine.limits());
+        let welcome = Welcome {
+            version,
+            session: SessionState {
+                id: serving.id().to_owned(),
+                received: serving.line().received(),
+            },
+            resumed,
+            bus: self.shared.bus.clone(),
+            engine: engine.name().to_owned(),
+            durability: durability(capabilities.durability).to_owned(),
+            reach: reach(capabilities.reach).to_owned(),
+            max_message: limits.max_message,
+            max_batch: limits.max_batch,
+            max_value: limits.max_value,
+        };
+        let greeting = Greeting::new(Verdict::Welcome(welcome)).to_bytes();
+        if let Err(error) = socket.outgoing.send(greeting).await {
+            if !resumed {
+                // Nobody knows of it, so nobody will come back to it.
+                self.end(&serving);
+            }
+            return Err(Error::new(ErrorKind::Disconnected, "the client left").caused_by(error));
+        }
+        Ok((serving, turn))
+    }
+
+    /// The session that the client asks for, if it can go on, else a new one.
+    async fn session(&self, asked: Option<&SessionState>) -> Result<(Arc<Serving>, Turn, bool)> {
+        if *self.shared.closing.borrow() {
+            return Err(Error::new(
+                ErrorKind::Disconnected,
+                "the server is shutting down; try again",
+            ));
+        }
+        if let Some(asked) = asked {
+            let known = self.shared.sessions.lock().get(&asked.id).cloned();
+            if let Some(serving) = known {
+                let turn = serving.turn().await;
+                if serving.resume(&turn, asked.received) {
+                    return Ok((serving, turn, true));
+                }
+            }
+        }
+        let serving = Serving::new(random_id(), Arc::clone(&self.shared.engine));
+        let turn = serving.turn().await;
+        let mut sessions = self.shared.sessions.lock();
+        if sessions.len() >= MAX_SESSIONS {
+            return Err(Error::new(
+                ErrorKind::OverLimit,
+                format!("there are {MAX_SESSIONS} sessions already"),
+            ));
+        }
+        sessions.insert(serving.id().to_owned(), Arc::clone(&serving));
+        Ok((serving, turn, false))
+    }
+
+    async fn carry(&self, serving: &Arc<Serving>, turn: Turn, socket: Socket) {
+        let closing = || {
+            let mut closing = self.shared.closing.subscribe();
+            let mut link = self.shared.engine.link();
+            async move {
+                // An error means that the sender is gone, which is as closed as can be.
+                tokio::select! {
+                    _ = closing.wait_for(|closing| *closing) => {}
+                    _ = link.wait_for(|link| *link == Link::Closed) => {}
+                }
+            }
+        };
+        let broken = serving.carry(turn, socket, closing()).await;
+        match &broken {
+            Broken::Malformed(_) => tracing::warn!(%broken, "an engine connection ends"),
+            _ => tracing::debug!(%broken, "an engine connection ends"),
+        }
+        let is_over =
+            matches!(broken, Broken::Malformed(_) | Broken::Stopped) || serving.has_left();
+        if is_over || !serving.is_back_within(GRACE, closing()).await {
+            self.end(serving);
+        }
+    }
+
+    fn end(&self, serving: &Serving) {
+        self.shared.sessions.lock().remove(serving.id());
+        serving.end();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("engine", &self.shared.engine)
+            .field("sessions", &self.sessions())
+            .finish_non_exhaustive()
+    }
+}
+
+/// 128 random bits: whoever knows a session's id can go on with it.
+fn random_id() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}

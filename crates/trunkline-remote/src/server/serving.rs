@@ -1,0 +1,399 @@
+//! One session as the server has it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use trunkline_core::engine::{Admitted, Batch, Engine, Message};
+use trunkline_core::{Error, ErrorKind, Result};
+
+use super::readers::{self, ToReader};
+use crate::codec::{Malformed, read};
+use crate::frame::{Answer, Call, CallId, ReaderId, Reply, Request, frame};
+use crate::line::{Broken, Line};
+use crate::session::{PacketNumber, Tag};
+use crate::socket::Socket;
+
+/// Calls that one session may have under way. A client of ours never has as many.
+pub(crate) const MAX_CALLS: usize = 4_096;
+/// Readers that one session may have.
+const MAX_READERS: usize = 65_536;
+
+/// One session: its line, its readers, and what must be done in order.
+pub(super) struct Serving {
+    id: String,
+    line: Line,
+    engine: Arc<dyn Engine>,
+    readers: Mutex<FxHashMap<ReaderId, UnboundedSender<ToReader>>>,
+    lanes: Mutex<Option<Lanes>>,
+    calls: AtomicUsize,
+    left: AtomicBool,
+    /// Whether a connection carries it. Readers that lease events wait for one.
+    attached: watch::Sender<bool>,
+    /// Ends the connection that carries it, because its client has another.
+    kick: Notify,
+    /// Held by the connection that carries it.
+    carried: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What must be handed to the engine in the order of the client. A group that has to wait holds up
+/// no other. Their length is bounded by the calls that a session may have, and by the window of
+/// its line.
+struct Lanes {
+    appends: UnboundedSender<(CallId, Call)>,
+    commits: UnboundedSender<(CallId, Call)>,
+    messages: UnboundedSender<Batch<Message>>,
+}
+
+impl Serving {
+    pub(super) fn new(id: String, engine: Arc<dyn Engine>) -> Arc<Self> {
+        let (appends, in_appends) = unbounded_channel();
+        let (commits, in_commits) = unbounded_channel();
+        let (messages, in_messages) = unbounded_channel();
+        let serving = Arc::new(Self {
+            id,
+            line: Line::default(),
+            engine,
+            readers: Mutex::default(),
+            lanes: Mutex::new(Some(Lanes {
+                appends,
+                commits,
+                messages,
+            })),
+            calls: AtomicUsize::new(0),
+            left: AtomicBool::new(false),
+            attached: watch::Sender::new(false),
+            kick: Notify::new(),
+            carried: Arc::default(),
+        });
+        tokio::spawn(Arc::clone(&serving).in_order(in_appends));
+        tokio::spawn(Arc::clone(&serving).in_order(in_commits));
+        tokio::spawn(Arc::clone(&serving).send(in_messages));
+        serving
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    pub(super) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Whether a connection carries it, and every change of that.
+    pub(super) fn attached(&self) -> watch::Receiver<bool> {
+        self.attached.subscribe()
+    }
+
+    /// Whether its client said that it would not be back.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// The right to carry it, to be had by one connection at a time. One that carries it already is
+    /// ended.
+    pub(super) async fn turn(&self) -> Turn {
+        self.kick.notify_waiters();
+        Turn(Arc::clone(&self.carried).lock_owned().await)
+    }
+
+    /// Goes on after what its client has; gives false if it cannot.
+    pub(super) fn resume(&self, _turn: &Turn, received: PacketNumber) -> bool {
+        self.lanes.lock().is_some() && self.line.resume(received).is_ok()
+    }
+
+    /// Moves frames over this connection until it breaks.
+    pub(super) async fn carry(
+        self: &Arc<Self>,
+        _turn: Turn,
+        socket: Socket,
+        closing: impl Future<Output = ()>,
+    ) -> Broken {
+        let _attached = Attached::new(&self.attached);
+        let kicked = self.kick.notified();
+        let stop = async {
+            tokio::select! {
+                () = closing => self.idle().await,
+                () = self.gone() => {}
+            }
+        };
+        tokio::select! {
+            broken = self.line.carry(socket, stop, |frame| self.handle(&frame)) => broken,
+            () = kicked => Broken::Closed,
+        }
+    }
+
+    /// Yields once its client has left.
+    async fn gone(&self) {
+        let mut attached = self.attached();
+        // An error means that the session is gone, and so is the client.
+        let _ = attached.wait_for(|_| self.has_left()).await;
+    }
+
+    /// Waits until nothing is under way, but not for what may never come.
+    async fn idle(&self) {
+        const LONGEST: Duration = Duration::from_secs(5);
+        let idle = async {
+            while self.calls.load(Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // What is not done by then stays unanswered, which the client knows how to take.
+        let _ = tokio::time::timeout(LONGEST, idle).await;
+    }
+
+    /// Whether the client came back in time.
+    pub(super) async fn is_back_within(
+        &self,
+        grace: Duration,
+        closing: impl Future<Output = ()>,
+    ) -> bool {
+        let mut attached = self.attached();
+        tokio::select! {
+            back = attached.wait_for(|attached| *attached) => back.is_ok(),
+            () = tokio::time::sleep(grace) => false,
+            () = closing => false,
+        }
+    }
+
+    /// Lets go of everything: readers end, and what was handed over goes its way.
+    pub(super) fn end(&self) {
+        self.lanes.lock().take();
+        self.readers.lock().clear();
+        self.kick.notify_waiters();
+    }
+
+    fn handle(self: &Arc<Self>, bytes: &[u8]) -> Result<(), Malformed> {
+        match read(bytes)? {
+            Request::Call { id, call } => self.call(id, call)?,
+            Request::Send { messages } => {
+                if let Some(lanes) = &*self.lanes.lock() {
+                    // The lane is there for as long as the session is.
+                    let _ = lanes.messages.send(messages);
+                }
+            }
+            Request::Open { reader, what } => {
+                let (sender, commands) = unbounded_channel();
+                let mut all = self.readers.lock();
+                if all.len() >= MAX_READERS {
+                    return Err(Malformed("there are too many readers"));
+                }
+                all.insert(reader, sender);
+                drop(all);
+                tokio::spawn(readers::serve(Arc::clone(self), reader, what, commands));
+            }
+            Request::Pull { reader, credit } => self.tell(reader, ToReader::Pull(credit)),
+            Request::Cancel { reader } => self.tell(reader, ToReader::Cancel),
+            Request::GiveBack { reader, tokens } => self.tell(reader, ToReader::GiveBack(tokens)),
+            Request::Close { reader } => {
+                self.readers.lock().remove(&reader);
+            }
+            Request::Leave => {
+                self.left.store(true, Ordering::Release);
+                self.attached.send_modify(|_| {});
+            }
+        }
+        Ok(())
+    }
+
+    /// A reader that is gone needs to be told nothing.
+    fn tell(&self, reader: ReaderId, command: ToReader) {
+        if let Some(sender) = self.readers.lock().get(&reader) {
+            let _ = sender.send(command);
+        }
+    }
+
+    fn call(self: &Arc<Self>, id: CallId, call: Call) -> Result<(), Malformed> {
+        if self.calls.fetch_add(1, Ordering::AcqRel) >= MAX_CALLS {
+            return Err(Malformed("too many calls are under way"));
+        }
+        match call {
+            Call::Append { .. } | Call::Commit { .. } => {
+                let lanes = self.lanes.lock();
+                let lane = lanes.as_ref().map(|lanes| match call {
+                    Call::Append { .. } => &lanes.appends,
+                    _ => &lanes.commits,
+                });
+                if let Some(lane) = lane {
+                    // The lane is there for as long as the session is.
+                    let _ = lane.send((id, call));
+                }
+            }
+            Call::Settle {
+                reader,
+                batch,
+                confirm,
+            } => {
+                let settle = ToReader::Settle { id, batch, confirm };
+                let known = self.readers.lock().get(&reader).cloned();
+                if known.is_none_or(|sender| sender.send(settle).is_err()) {
+                    let gone = Error::new(ErrorKind::NoSuchConsumer, "the consumer is not open");
+                    self.answer(id, Err(gone));
+                }
+            }
+            call => {
+                let serving = Arc::clone(self);
+                tokio::spawn(async move {
+                    let answer = serving.ask(call).await;
+                    serving.answer(id, answer);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls whose order does not matter: whoever cares waits for the answer of one before the next.
+    async fn ask(&self, call: Call) -> Result<Answer> {
+        let engine = &self.engine;
+        match call {
+            Call::Read {
+                stream,
+                from,
+                filters,
+                max,
+            } => {
+                let page = engine
+                    .log()
+                    .read(&stream, from, &filters, readers::page(max));
+                page.await.map(Answer::Read)
+            }
+            Call::Remove { stream, what } => engine
+                .log()
+                .remove(&stream, what)
+                .await
+                .map(Answer::Removed),
+            Call::Scan {
+                bucket,
+                prefix,
+                after,
+                at_least,
+                max,
+            } => {
+                let max = readers::page(max);
+                let (prefix, after) = (prefix.as_ref(), after.as_ref());
+                let scanned = engine.state().scan(&bucket, prefix, after, at_least, max);
+                scanned.await.map(Answer::Scanned)
+            }
+            Call::Inspect => engine.topology().inspect().await.map(Answer::Inspected),
+            Call::Apply { changes } => {
+                let applied = engine.topology().apply(changes).await;
+                applied.map(|()| Answer::Applied)
+            }
+            Call::Backlog { consumer } => engine
+                .topology()
+                .backlog(&consumer)
+                .await
+                .map(Answer::Backlog),
+            Call::Subjects {
+                stream,
+                filter,
+                max,
+            } => {
+                let subjects = engine.topology().subjects(&stream, &filter, max);
+                subjects.await.map(Answer::Subjects)
+            }
+            Call::Append { .. } | Call::Commit { .. } | Call::Settle { .. } => Err(Error::new(
+                ErrorKind::Internal,
+                "a call that has an order was asked without it",
+            )),
+        }
+    }
+
+    /// Hands calls to the engine one after another: each is admitted before the next.
+    async fn in_order(self: Arc<Self>, mut lane: UnboundedReceiver<(CallId, Call)>) {
+        while let Some((id, call)) = lane.recv().await {
+            match call {
+                Call::Append {
+                    stream,
+                    batch,
+                    mode,
+                } => {
+                    let appended = self.engine.log().append(&stream, batch, mode);
+                    self.admitted(id, appended, Answer::Appended).await;
+                }
+                Call::Commit { bucket, commit } => {
+                    let committed = self.engine.state().commit(&bucket, commit);
+                    self.admitted(id, committed, Answer::Committed).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until a call is admitted, and answers when it is done.
+    pub(super) async fn admitted<T: Send + 'static>(
+        self: &Arc<Self>,
+        id: CallId,
+        admitted: Admitted<'_, T>,
+        answer: fn(T) -> Answer,
+    ) {
+        match admitted.answered() {
+            Ok(result) => self.answer(id, result.map(answer)),
+            Err(admitted) => match admitted.await {
+                Err(error) => self.answer(id, Err(error)),
+                Ok(admission) => {
+                    let serving = Arc::clone(self);
+                    tokio::spawn(async move {
+                        let result = admission.await;
+                        serving.answer(id, result.map(answer));
+                    });
+                }
+            },
+        }
+    }
+
+    async fn send(self: Arc<Self>, mut lane: UnboundedReceiver<Batch<Message>>) {
+        while let Some(messages) = lane.recv().await {
+            if let Err(error) = self.engine.live().send(messages).completed().await {
+                tracing::warn!(%error, "live messages of a client were not sent");
+            }
+        }
+    }
+
+    pub(super) fn answer(&self, id: CallId, answer: Result<Answer>) {
+        self.calls.fetch_sub(1, Ordering::AcqRel);
+        // The engine closes because this process ends. The client is to try the next one.
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Closed)
+        {
+            return;
+        }
+        self.reply(&Reply::Answer { id, answer });
+    }
+
+    pub(super) fn reply(&self, reply: &Reply) {
+        let reply: Bytes = frame(reply);
+        self.line.push(Tag::Session, reply);
+    }
+}
+
+/// The right to carry a session, held from before its ends are compared until the connection breaks,
+/// so that no other connection moves them in between.
+pub(super) struct Turn(#[expect(dead_code, reason = "it is held")] OwnedMutexGuard<()>);
+
+/// Says for as long as it lives that a connection carries the session.
+struct Attached<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Attached<'a> {
+    fn new(attached: &'a watch::Sender<bool>) -> Self {
+        attached.send_replace(true);
+        Self(attached)
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}

@@ -1,0 +1,27 @@
+//! What each engine keeps of the contract, as a table that a run fills.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use trunkline_testing::contract::{Harness, MemoryHarness, RemoteHarness, matrix};
+
+#[test]
+fn the_capability_matrix_is_what_a_run_says() {
+    let engines: [Arc<dyn Harness>; 3] = [
+        Arc::new(MemoryHarness::new("")),
+        Arc::new(MemoryHarness::new("?encode=always")),
+        Arc::new(RemoteHarness::in_virtual_time()),
+    ];
+    let generated = matrix(&engines);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/capabilities.md");
+    if std::env::var_os("TRUNKLINE_BLESS").is_some() {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        committed,
+        generated,
+        "run again with TRUNKLINE_BLESS=1 to write {}",
+        path.display()
+    );
+}
