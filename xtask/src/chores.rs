@@ -10,13 +10,18 @@ const BENCH: &str = "bench/Cargo.toml";
 /// Runs the example on real data. It is a step like any other once the file exists.
 const REAL_DATA: &str = "examples/real-data/run.sh";
 
-/// `cargo xtask test`. Doctests come apart because `--all-targets` leaves them out, and the example
-/// comes last because it is the slowest to say what is wrong.
+/// Runs the clients that we did not write against the door, and installs them first.
+const FOREIGN: &str = "interop/run.py";
+
+/// `cargo xtask test`. Doctests come apart because `--all-targets` leaves them out. The example
+/// comes late because it is slow to say what is wrong, and the foreign clients come last because
+/// only they need a package registry.
 pub(crate) fn test() -> Vec<Step> {
     vec![
         tests("tests", &["test", "--workspace", "--all-targets"]),
         tests("doctests", &["test", "--workspace", "--doc"]),
         Step::new("example on real data", Action::ScriptIfPresent(REAL_DATA)),
+        Step::new("foreign clients", Action::PythonChecks(FOREIGN)),
     ]
 }
 

@@ -85,7 +85,7 @@ fn run(step: &Step) -> Result<Passed, Failure> {
         Action::CargoTest(args) => {
             let mut command = step::cargo();
             command.args(args).envs(step.env.iter().copied());
-            counted(&mut command).map(Passed::Counted)
+            counted(&mut command, Tally::of_line).map(Passed::Counted)
         }
         Action::ScriptIfPresent(script) => {
             let path = step::root().join(script);
@@ -95,6 +95,14 @@ fn run(step: &Step) -> Result<Passed, Failure> {
             let mut command = step::in_root(&path);
             command.envs(step.env.iter().copied());
             plain(&mut command).map(|()| Passed::Done)
+        }
+        Action::PythonChecks(script) => {
+            let mut command = step::in_root("python3".as_ref());
+            command.arg(script).envs(step.env.iter().copied());
+            match counted(&mut command, Tally::of_summary)? {
+                tally if tally.passed == 0 => Err(format!("{script} made no check")),
+                tally => Ok(Passed::Counted(tally)),
+            }
         }
         Action::Deny(check) => deny::run(*check).map(Passed::Noted),
     }
@@ -112,8 +120,8 @@ pub(crate) fn plain(command: &mut Command) -> Result<(), Failure> {
     expect_success(command, status)
 }
 
-/// Runs a command, passes its standard output on line by line, and counts the test results in it.
-fn counted(command: &mut Command) -> Result<Tally, Failure> {
+/// Runs a command, passes its standard output on line by line, and counts the results in it.
+fn counted(command: &mut Command, results: fn(&str) -> Tally) -> Result<Tally, Failure> {
     if std::io::stderr().is_terminal() {
         // Cargo itself still writes to the terminal; only the results go through the pipe.
         command.env("CARGO_TERM_COLOR", "always");
@@ -129,7 +137,7 @@ fn counted(command: &mut Command) -> Result<Tally, Failure> {
         for line in BufReader::new(output).split(b'\n') {
             let line =
                 line.map_err(|error| format!("reading the output of {command:?}: {error}"))?;
-            tally = tally + Tally::of_line(&String::from_utf8_lossy(&line));
+            tally = tally + results(&String::from_utf8_lossy(&line));
             // A closed pipe (`| head`) must not end the tests themselves.
             let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
         }

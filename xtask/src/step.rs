@@ -23,6 +23,8 @@ pub(crate) enum Action {
     CargoTest(Vec<String>),
     /// A script of this repository; where the file is missing, the step says so and passes.
     ScriptIfPresent(&'static str),
+    /// A Python script of this repository, with the checks counted that its last line sums up.
+    PythonChecks(&'static str),
     /// One group of checks of cargo-deny.
     Deny(Check),
 }

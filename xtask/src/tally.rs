@@ -14,12 +14,26 @@ pub(crate) struct Tally {
 impl Tally {
     /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`; any other line counts nothing.
     pub(crate) fn of_line(line: &str) -> Self {
-        let Some((_, results)) = line.split_once("test result: ") else {
-            return Self::default();
-        };
+        match line.split_once("test result: ") {
+            Some((_, results)) => Self::of_counts(results),
+            None => Self::default(),
+        }
+    }
+
+    /// Reads `interop: 3 passed, 0 failed`, with any one word before the colon, and only if the
+    /// line is nothing else.
+    pub(crate) fn of_summary(line: &str) -> Self {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [name, _, "passed,", _, "failed"] if name.ends_with(':') => Self::of_counts(line),
+            _ => Self::default(),
+        }
+    }
+
+    fn of_counts(results: &str) -> Self {
         let mut tally = Self::default();
         let words: Vec<&str> = results
-            .split([' ', ';', '.'])
+            .split([' ', ';', '.', ','])
             .filter(|word| !word.is_empty())
             .collect();
         for pair in words.windows(2) {
@@ -91,6 +105,18 @@ mod tests {
         );
         check("running 12 tests", 0, 0, 0);
         check("test reads_12 ... ok", 0, 0, 0);
+    }
+
+    #[test]
+    fn a_summary_is_a_line_of_its_own() {
+        let check = |line, passed, failed| {
+            let tally = Tally::of_summary(line);
+            assert_eq!((tally.passed, tally.failed), (passed, failed), "{line}");
+        };
+        check("interop: 12 passed, 3 failed", 12, 3);
+        check("ok curl: the line interop: 12 passed, 3 failed", 0, 0);
+        check("12 passed, 3 failed", 0, 0);
+        check("test result: ok. 12 passed; 0 failed", 0, 0);
     }
 
     #[test]

@@ -115,6 +115,22 @@ pub(crate) async fn collect(headers: &HeaderMap, body: Body, max_bytes: usize) -
     }
 }
 
+/// Reads a body of a request that is refused by what it says before, up to the limit. A body that is
+/// left unread costs the connection, and with it all that a client has in mind for it.
+pub(crate) async fn discard(headers: &HeaderMap, body: Body, max_bytes: usize) {
+    if headers.contains_key(header::EXPECT) {
+        return; // The client waits for leave, so it has sent nothing yet.
+    }
+    let mut received = 0_usize;
+    let mut chunks = body.into_data_stream();
+    while let Some(Ok(chunk)) = chunks.next().await {
+        received += chunk.len();
+        if received > max_bytes {
+            break;
+        }
+    }
+}
+
 /// The events of a body, each in its place, those that are none as errors.
 ///
 /// # Errors

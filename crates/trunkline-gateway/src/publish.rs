@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 use trunkline::{Envelope, Error, Published, RawEvent, Result};
 
-use crate::body::{Query, Shape, collect, events};
+use crate::body::{Query, Shape, collect, discard, events};
 use crate::door::Door;
 use crate::problem::{Fault, Problem, status};
 
@@ -17,10 +17,14 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Answer>), Problem> {
-    let QueryOf(query) = QueryOf::<Query>::try_from_uri(&uri)
-        .map_err(|error| Problem::plain(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let shape = Shape::of(&headers, &query)?;
     let (bus, config) = (&door.shared.bus, &door.shared.config);
+    let (query, shape) = match asked(&uri, &headers) {
+        Ok(asked) => asked,
+        Err(problem) => {
+            discard(&headers, body, config.max_body_bytes).await;
+            return Err(problem);
+        }
+    };
     let body = collect(&headers, body, config.max_body_bytes).await?;
     let events = events(shape, &headers, &query, bus.source(), &body, config)?;
     drop(body);
@@ -39,6 +43,14 @@ pub(crate) async fn publish(
     });
     let answer = Answer::of(outcomes);
     Ok((answer.status, Json(answer)))
+}
+
+/// What the request says before its body.
+fn asked(uri: &Uri, headers: &HeaderMap) -> Result<(Query, Shape), Problem> {
+    let QueryOf(query) = QueryOf::<Query>::try_from_uri(uri)
+        .map_err(|error| Problem::plain(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let shape = Shape::of(headers, &query)?;
+    Ok((query, shape))
 }
 
 /// The events that can be published, and for each place of the request why it cannot.

@@ -1,9 +1,12 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use hyper::Method;
 use serde_json::{Value, json};
 use trunkline::{Bus, Filter, Start};
 use trunkline_gateway::DoorConfig;
 
-use crate::support::{Served, event, memory, served};
+use crate::support::{Served, WATCHDOG, event, memory, served};
 
 const ONE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -369,5 +372,34 @@ async fn an_unknown_content_type_or_parameter_is_refused_by_name() {
         assert_eq!(answer.status, status, "{path}");
         let text = answer.text().await;
         assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_whose_body_comes_later_keeps_its_connection() {
+    let served = memory().await;
+    for (query, content_type, status) in [("", "text/plain", 415), ("?typo=1", LINES, 400)] {
+        let host = &served.authority;
+        let mut connection = TcpStream::connect(host).unwrap();
+        connection.set_read_timeout(Some(WATCHDOG)).unwrap();
+        let head = format!(
+            "POST /v1/events{query} HTTP/1.1\r\nhost: {host}\r\ncontent-type: {content_type}\r\n\
+             content-length: 8\r\n\r\n"
+        );
+        connection.write_all(head.as_bytes()).unwrap();
+        // Another request comes and goes, so that the door has seen the head without the body.
+        assert_eq!(served.get("/healthz", &[]).await.status, 200);
+        let next = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let rest = format!("no event{next}");
+        connection.write_all(rest.as_bytes()).unwrap();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut answers = String::new();
+            connection.read_to_string(&mut answers).unwrap();
+            answers
+        });
+        let answers = read.await.unwrap();
+        let refused = format!("HTTP/1.1 {status} ");
+        assert!(answers.starts_with(&refused), "{answers}");
+        assert!(answers.contains("HTTP/1.1 200 "), "{answers}");
     }
 }
