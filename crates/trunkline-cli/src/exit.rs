@@ -1,32 +1,73 @@
-//! How the command ends: 0 done, 1 failed, 2 wrong usage, 3 partly refused, 4 unreachable,
-//! 5 not permitted.
+//! How the command ends. The numbers are part of its interface.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use trunkline::{Error, ErrorKind};
 
-/// Says on standard error what went wrong and what to do, and gives the exit code.
-pub(crate) fn failed(error: &Error) -> ExitCode {
-    // If not even standard error can be written, the code must do.
-    let _ = writeln!(
-        std::io::stderr(),
-        "error: {error:?}\n  remedy: {}",
-        error.kind().entry().remedy
-    );
-    code(error.kind()).into()
+use crate::plain::lines_without_controls;
+use crate::sink::is_pipe_closed;
+
+/// Every way to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// It did what it was asked.
+    Done = 0,
+    /// It did not, or what it waited for did not come.
+    Failed = 1,
+    /// It was asked for what makes no sense. The parser of arguments ends with it too.
+    Usage = 2,
+    /// Some of the events were refused, the others are stored.
+    PartlyRefused = 3,
+    /// The bus cannot be reached or went away, or an outcome is unknown.
+    Unreachable = 4,
+    /// The bus does not allow it.
+    NotPermitted = 5,
+    /// ctrl-c or SIGTERM ended it before it was done; 128 and the number of SIGINT, as shells have it.
+    Interrupted = 130,
+    /// Whoever read its output went away; 128 and the number of SIGPIPE.
+    PipeClosed = 141,
 }
 
-fn code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::InvalidUrl
-        | ErrorKind::InvalidConfig
-        | ErrorKind::InvalidName
-        | ErrorKind::InvalidFilter => 2,
-        ErrorKind::Disconnected | ErrorKind::TimedOut => 4,
-        ErrorKind::NotPermitted => 5,
-        _ => 1,
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
     }
+}
+
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::InvalidUrl
+            | ErrorKind::InvalidConfig
+            | ErrorKind::InvalidName
+            | ErrorKind::InvalidFilter
+            | ErrorKind::InvalidEventType
+            | ErrorKind::InvalidPosition => Self::Usage,
+            ErrorKind::Closed | ErrorKind::Disconnected | ErrorKind::TimedOut => Self::Unreachable,
+            ErrorKind::NotPermitted => Self::NotPermitted,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Says on standard error what went wrong and what to do, and gives the way to end. A reader that
+/// went away is nothing to talk about.
+pub(crate) fn failed(error: &Error) -> Exit {
+    if is_pipe_closed(error) {
+        return Exit::PipeClosed;
+    }
+    // What an event holds may be part of a message. If not even standard error can be written,
+    // the code must do.
+    let text = format!("{error:?}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "error: {}\n  remedy: {}",
+        lines_without_controls(&text),
+        error.kind().entry().remedy
+    );
+    error.kind().into()
 }
 
 #[cfg(test)]
@@ -37,12 +78,14 @@ mod tests {
     fn exit_codes_tell_usage_from_failure_from_absence() {
         for (kind, expected) in [
             (ErrorKind::InvalidUrl, 2),
+            (ErrorKind::InvalidPosition, 2),
             (ErrorKind::InUse, 1),
             (ErrorKind::DrainIncomplete, 1),
             (ErrorKind::Disconnected, 4),
+            (ErrorKind::Closed, 4),
             (ErrorKind::NotPermitted, 5),
         ] {
-            assert_eq!(code(kind), expected, "{kind:?}");
+            assert_eq!(Exit::from(kind) as u8, expected, "{kind:?}");
         }
     }
 }

@@ -1,24 +1,27 @@
 //! `trunkline up`: a bus and its door.
 
-use std::future::Future;
-use std::io::{ErrorKind as IoErrorKind, Write};
+use std::io::ErrorKind as IoErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
 use trunkline::core::engine::Durability;
-use trunkline::{Bus, Error, ErrorKind, Result};
+use trunkline::{Bus, Config, Error, ErrorKind, Result, config};
 use trunkline_gateway::{Door, DoorConfig, serve};
+
+use crate::console::Console;
+use crate::exit::Exit;
+use crate::global::Global;
+use crate::interrupt::Signals;
+use crate::open::configuration;
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// The bus: `memory:` keeps events until it stops.
-    #[arg(long, env = "TRUNKLINE_URL", default_value = "memory:")]
-    url: String,
-    /// Address and port of the HTTP door; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7400", value_parser = address)]
-    listen: SocketAddr,
+    /// Address and port of the HTTP door; port 0 takes a free one [default: 127.0.0.1:7400].
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    listen: Option<SocketAddr>,
     /// Listen on an address that other hosts can reach. There is no authentication yet.
     #[arg(long)]
     expose: bool,
@@ -28,52 +31,78 @@ pub(crate) struct Up {
     /// Let web pages of this origin use the bus, as `https://console.lan`; may be repeated.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origins: Vec<String>,
-    /// The `source` of events that are published without one.
-    #[arg(long, default_value = "/trunkline")]
-    source: String,
-    /// The most bytes that one request may have.
-    #[arg(long, value_name = "BYTES", default_value_t = DoorConfig::default().max_body_bytes)]
-    max_body: usize,
-    /// Print one line of JSON on standard output once it listens.
+    /// The `source` of events that are published without one [default: /trunkline].
     #[arg(long)]
-    json: bool,
+    source: Option<String>,
+    /// The most bytes that one request may have [default: 16 MiB].
+    #[arg(long, value_name = "BYTES")]
+    max_body: Option<usize>,
 }
 
-pub(crate) async fn up(options: Up) -> Result<()> {
-    if !options.expose && !options.listen.ip().is_loopback() {
+impl Up {
+    /// What the file and the environment say, and the arguments over it.
+    fn over(self, mut config: Config, global: &Global) -> Config {
+        let door = &mut config.door;
+        door.listen = self.listen.unwrap_or(door.listen);
+        door.expose |= self.expose;
+        door.allow_hosts.extend(self.allow_hosts);
+        door.allow_origins.extend(self.allow_origins);
+        door.max_body = self.max_body.unwrap_or(door.max_body);
+        config.source = self.source.unwrap_or(config.source);
+        if let Some(url) = &global.url {
+            config.url = url.clone().into();
+        }
+        config
+    }
+}
+
+/// Runs until SIGTERM or ctrl-c. With `--json` it prints one line on standard output once it
+/// listens.
+pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
+    let config = options.over(configuration(global)?.config, global);
+    let listen = config.door.listen;
+    if !config.door.expose && !listen.ip().is_loopback() {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
             format!(
-                "{} can be reached from other hosts, and this door asks nobody who they are; \
-                 listen on a loopback address, or add --expose if that is meant",
-                options.listen
+                "{listen} can be reached from other hosts, and this door asks nobody who they are; \
+                 listen on a loopback address, or add --expose if that is meant"
             ),
         ));
     }
     // In place before anybody learns that it runs, so that whoever stops it at once stops it well.
-    let signal = signal()?;
-    let bus = Bus::connect(&options.url).source(&options.source).await?;
-    let config = DoorConfig {
-        allow_hosts: options.allow_hosts,
-        allow_origins: options.allow_origins,
-        max_body_bytes: options.max_body,
-        ..DoorConfig::default()
-    };
-    let door = Door::new(bus.clone(), config)?;
-    let listener = TcpListener::bind(options.listen)
+    let mut signals = Signals::listen()?;
+    let bus = Bus::from_config(&config).await?;
+    let door = Door::new(bus.clone(), door_config(&config.door))?;
+    let listener = TcpListener::bind(listen)
         .await
-        .map_err(|error| unbound(options.listen, error))?;
+        .map_err(|error| unbound(listen, error))?;
     let address = listener
         .local_addr()
-        .map_err(|error| unbound(options.listen, error))?;
-    announce(&bus, address, options.json)?;
-    let served = serve(listener, door, signal).await;
+        .map_err(|error| unbound(listen, error))?;
+    announce(&bus, address, global)?;
+    let stop = async move { signals.next().await };
+    let served = serve(listener, door, stop).await;
     let closed = bus.close().await;
     served.and(closed)?;
-    say(&mut std::io::stderr(), "stopped")
+    let mut console = Console::standard(global);
+    console.note("stopped");
+    Ok(Exit::Done)
 }
 
-fn announce(bus: &Bus, address: SocketAddr, json: bool) -> Result<()> {
+fn door_config(door: &config::Door) -> DoorConfig {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    DoorConfig {
+        allow_hosts: door.allow_hosts.clone(),
+        allow_origins: door.allow_origins.clone(),
+        max_body_bytes: door.max_body,
+        max_events: door.max_events,
+        keep_alive_ms: millis(door.keep_alive),
+        drain_deadline_ms: millis(door.drain_deadline),
+    }
+}
+
+fn announce(bus: &Bus, address: SocketAddr, global: &Global) -> Result<()> {
     let engine = bus.engine();
     let mut text = format!(
         "trunkline listens on http://{address} (engine: {})",
@@ -85,19 +114,15 @@ fn announce(bus: &Bus, address: SocketAddr, json: bool) -> Result<()> {
     if address.ip().is_unspecified() {
         text.push_str("\nname the hosts by which others call it with --allow-host");
     }
-    say(&mut std::io::stderr(), &text)?;
-    if json {
-        let line = json!({"listening": format!("http://{address}"), "engine": engine.name()});
-        say(&mut std::io::stdout(), &line.to_string())?;
+    let mut console = Console::standard(global);
+    console.note(text);
+    if console.json {
+        console.json_line(
+            &json!({"listening": format!("http://{address}"), "engine": engine.name()}),
+        )?;
+        console.out.flush()?;
     }
     Ok(())
-}
-
-fn say(out: &mut impl Write, text: &str) -> Result<()> {
-    let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|error| {
-        Error::new(ErrorKind::Internal, "the output cannot be written").caused_by(error)
-    })
 }
 
 fn unbound(address: SocketAddr, error: std::io::Error) -> Error {
@@ -130,30 +155,4 @@ fn address(text: &str) -> std::result::Result<SocketAddr, String> {
         .map(|port| format!("127.0.0.1:{port}"));
     let fault = |_| "use an address and a port, as 127.0.0.1:7400 or [::1]:7400".to_owned();
     numeric.as_deref().unwrap_or(text).parse().map_err(fault)
-}
-
-/// Yields at the first SIGTERM or ctrl-c.
-#[cfg(unix)]
-fn signal() -> Result<impl Future<Output = ()> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let no_signals =
-        |error| Error::new(ErrorKind::Internal, "signals cannot be received").caused_by(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn signal() -> Result<impl Future<Output = ()> + Send + 'static> {
-    Ok(async {
-        // Without ctrl-c there is nothing to wait for but the end of the process.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
-    })
 }

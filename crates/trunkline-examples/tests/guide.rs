@@ -2,7 +2,8 @@
 //!
 //! In a page, `<!-- FILE#PART -->` before a block names a file of this crate and the lines in it
 //! between `guide: PART` and `guide: end`; `PART+PART` joins two. The README is held to it as well.
-//! `TRUNKLINE_BLESS=1` writes the blocks anew.
+//! `TRUNKLINE_BLESS=1` writes the blocks anew. Blocks of `interop/examples` are held to their files
+//! by `interop/run.py`, which has the languages that they need.
 
 #![allow(
     clippy::unwrap_used,
@@ -71,6 +72,17 @@ fn with_blocks(page: &Path, text: &str, shown: &mut BTreeSet<String>) -> String 
             .strip_prefix("<!-- ")
             .and_then(|line| line.strip_suffix(" -->"))
         else {
+            if line == "```text" {
+                // A session in a terminal: what it shows depends on the moment.
+                for line in lines.by_ref() {
+                    written.push_str(line);
+                    written.push('\n');
+                    if line == "```" {
+                        break;
+                    }
+                }
+                continue;
+            }
             // Shell commands of the README are for people; all other blocks come from a file.
             let exempt = page.ends_with("README.md") && !line.starts_with("```rust");
             assert!(
@@ -80,6 +92,16 @@ fn with_blocks(page: &Path, text: &str, shown: &mut BTreeSet<String>) -> String 
             );
             continue;
         };
+        if reference.starts_with("interop/examples/") {
+            for line in lines.by_ref() {
+                written.push_str(line);
+                written.push('\n');
+                if line == "```" {
+                    break;
+                }
+            }
+            continue;
+        }
         let (file, part) = reference
             .split_once('#')
             .unwrap_or_else(|| panic!("no part in {reference}"));
@@ -136,9 +158,11 @@ fn part_of(file: &str, part: &str) -> String {
 }
 
 /// What is run below.
-const RUN: [&str; 6] = [
+const RUN: [&str; 8] = [
+    "guide/configured.toml",
     "guide/http_door.sh",
     "src/bin/axum_server.rs",
+    "src/bin/configured.rs",
     "src/bin/failures.rs",
     "src/bin/first_event.rs",
     "src/bin/own_layers.rs",
@@ -177,11 +201,35 @@ fn own_layers_run_around_publishing_and_handling() {
     assert_eq!(lines, ["o-1 of acme", "display handled order.placed: ok"]);
 }
 
+#[test]
+fn the_configuration_is_read_and_its_section_goes_before_the_code() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_configured"));
+    program
+        .current_dir(Path::new(CRATE).join("guide"))
+        .env("TRUNKLINE_CONFIG", "configured.toml")
+        .env("TRUNKLINE_CONNECTION__REQUEST_TIMEOUT", "3s");
+    let expected = [
+        r#"source = "/shop" (configured.toml:2)"#,
+        r#"connection.request_timeout = "3s" (TRUNKLINE_CONNECTION__REQUEST_TIMEOUT)"#,
+        r#"streams.EVENTS.max_age = "30d" (configured.toml:5)"#,
+        r#"consumers.ack_wait = "1m" (configured.toml:8)"#,
+        "consumers.billing.attempts = 2 (configured.toml:11)",
+        r#"consumers.billing.delays = ["10ms"] (configured.toml:12)"#,
+        "o-1 at attempt 1",
+        "o-1 at attempt 2",
+    ];
+    assert_eq!(output_of(&mut program), expected);
+}
+
 fn output(program: &str) -> Vec<String> {
-    let output = Command::new(program).output().unwrap();
+    output_of(&mut Command::new(program))
+}
+
+fn output_of(program: &mut Command) -> Vec<String> {
+    let output = program.output().unwrap();
     assert!(
         output.status.success(),
-        "{program}: {}",
+        "{program:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout)

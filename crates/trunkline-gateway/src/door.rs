@@ -11,11 +11,12 @@ use axum::response::Response;
 use axum::routing::get;
 use tokio::sync::watch;
 use trunkline::{Bus, Link, Result};
+use trunkline_remote::Server;
 
 use crate::config::DoorConfig;
 use crate::guard::{Policy, guard};
 use crate::problem::Problem;
-use crate::{health, publish, read};
+use crate::{engine, health, publish, read};
 
 /// An HTTP door to a bus. Clones share everything.
 ///
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) config: DoorConfig,
     policy: Policy,
     closing: watch::Sender<bool>,
+    /// Serves the engine to programs of this host.
+    pub(crate) server: Server,
 }
 
 impl Door {
@@ -49,12 +52,14 @@ impl Door {
     pub fn new(bus: Bus, config: DoorConfig) -> Result<Self> {
         let policy = Policy::new(&config.allow_hosts, &config.allow_origins)?;
         let closing = watch::Sender::new(false);
+        let server = Server::new(Arc::clone(bus.engine()));
         Ok(Self {
             shared: Arc::new(Shared {
                 bus,
                 config,
                 policy,
                 closing,
+                server,
             }),
         })
     }
@@ -73,6 +78,7 @@ impl Door {
     fn routes(&self, policy: Policy) -> Router {
         Router::new()
             .route("/v1/events", get(read::read).post(publish::publish))
+            .route("/v1/engine", get(engine::engine))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .fallback(no_route)
@@ -86,6 +92,7 @@ impl Door {
     /// ends, so that its client can go elsewhere and resume. Requests under way finish.
     pub fn close(&self) {
         self.shared.closing.send_replace(true);
+        self.shared.server.close();
     }
 
     /// Whether [`close`](Door::close) was called, and the moment when it is.
@@ -114,7 +121,7 @@ impl fmt::Debug for Door {
 
 async fn no_route(uri: Uri) -> Problem {
     let detail = format!(
-        "there is no {}; there are /v1/events, /healthz and /readyz",
+        "there is no {}; there are /v1/events, /v1/engine, /healthz and /readyz",
         uri.path()
     );
     Problem::plain(StatusCode::NOT_FOUND, detail)

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /v1/events` | publishes one event or many; each has its own outcome |
 //! | `GET /v1/events?filter=&from=&limit=&follow=` | reads stored events, or follows them |
+//! | `GET /v1/engine` | a WebSocket for `Bus::connect("http://…")` of other programs |
 //! | `GET /healthz`, `GET /readyz` | tell whether the process lives, and whether the bus can be reached |
 //!
 //! In a URL the `>` of a filter is written `%3E`. Most clients do that themselves; `curl` does with
@@ -25,6 +26,8 @@ mod health;
 
 mod body;
 mod publish;
+
+mod engine;
 
 mod feed;
 mod read;

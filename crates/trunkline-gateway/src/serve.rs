@@ -38,7 +38,14 @@ pub async fn serve(
         }
         stopping.close();
     };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
+    let serving = async {
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .await;
+        // Connections of other programs are no requests any more, and have answers to come.
+        door.shared.server.drained().await;
+        served
+    };
     let overdue = async {
         door.closed().await;
         tokio::time::sleep(deadline).await;

@@ -192,7 +192,7 @@ mod tests {
         }
         for (url, fault) in [
             ("http://", "not a URL"),
-            ("http:7400", "not a URL"),
+            ("http:7400", "does not begin with"),
             ("https://bus.lan", "does not begin with"),
             ("http://me:hunter2@bus.lan", "no password"),
             ("http://bus.lan?a=hunter2", "no options"),

@@ -46,6 +46,23 @@ struct Shared {
     bus: String,
     sessions: Mutex<FxHashMap<String, Arc<Serving>>>,
     closing: watch::Sender<bool>,
+    connections: watch::Sender<usize>,
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(connections: &'a watch::Sender<usize>) -> Self {
+        connections.send_modify(|connections| *connections += 1);
+        Self(connections)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|connections| *connections -= 1);
+    }
 }
 
 impl Server {
@@ -62,6 +79,7 @@ impl Server {
                 bus,
                 sessions: Mutex::default(),
                 closing: watch::Sender::new(false),
+                connections: watch::Sender::new(0),
             }),
         }
     }
@@ -73,6 +91,7 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future breaks the connection, as any other fault would.
     pub async fn serve(&self, mut socket: Socket) {
+        let _counted = Counted::new(&self.shared.connections);
         match self.greet(&mut socket).await {
             Ok((serving, turn)) => self.carry(&serving, turn, socket).await,
             Err(error) => {
@@ -89,6 +108,13 @@ impl Server {
     /// and try to connect again.
     pub fn close(&self) {
         self.shared.closing.send_replace(true);
+    }
+
+    /// Waits until no connection is left. Call [`close`](Self::close) first.
+    pub async fn drained(&self) {
+        let mut connections = self.shared.connections.subscribe();
+        // The sender is the server's own, so it is there.
+        let _ = connections.wait_for(|connections| *connections == 0).await;
     }
 
     /// How many sessions there are, those included whose client may come back.

@@ -1,16 +1,19 @@
 //! Connecting: a URL, some options, and a topology that is checked before the first event.
 
+mod engine;
+
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use smol_str::SmolStr;
-use trunkline_core::engine::{Engine, StreamSpec};
+use trunkline_core::engine::{Change, Engine, Inspection, LinkOptions, StreamSpec, StreamState};
 use trunkline_core::plan::{Declaration, Placement, Plan, Roots, plan};
 use trunkline_core::{Clock, Error, ErrorKind, Filter, Name, Result, Subject, SystemClock};
 
 use crate::bus::{Bus, Catalogue, root};
+use crate::consumer::Consumers;
 use crate::event::{Class, Event};
 use crate::layer::{HandleLayer, PublishLayer};
 use crate::lifecycle::log_link;
@@ -26,6 +29,8 @@ pub struct Connect {
     topology: TopologyMode,
     listener_capacity: usize,
     drain_deadline: Duration,
+    link: LinkOptions,
+    consumers: Consumers,
     catalogue: Catalogue,
     publish_layers: Vec<Arc<dyn PublishLayer>>,
     handle_layers: Vec<Arc<dyn HandleLayer>>,
@@ -46,6 +51,9 @@ pub enum TopologyMode {
     Ensure,
     /// Makes nothing; what is missing is an error.
     Verify,
+    /// Declares nothing: takes the streams that exist as they are, whatever a program would have
+    /// declared, and compares nothing. For tools that attach to a bus which others own.
+    AsFound,
 }
 
 /// What a bus was told, once checked.
@@ -56,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) listener_capacity: usize,
     pub(crate) drain_deadline: Duration,
     pub(crate) dead_letters: Name,
+    /// What consumers were told by the configuration.
+    pub(crate) consumers: Consumers,
 }
 
 impl Connect {
@@ -78,6 +88,8 @@ impl Connect {
             topology: TopologyMode::default(),
             listener_capacity: 10_000,
             drain_deadline: Duration::from_secs(25),
+            link: LinkOptions::default(),
+            consumers: Consumers::default(),
             catalogue: Catalogue::default(),
             publish_layers: Vec::new(),
             handle_layers: Vec::new(),
@@ -108,8 +120,13 @@ impl Connect {
         self
     }
 
-    /// Declares a stream for durable events, in place of the one called `EVENTS`.
+    /// Declares a stream; a later one of the same name replaces an earlier one.
+    ///
+    /// `COMMANDS` and `EVENTS_DLQ` take the place of the default ones. All others are for durable
+    /// events: they, together, take the place of the one called `EVENTS`. A specification of one
+    /// of these three names without subjects stores what the default one would.
     pub fn stream(mut self, spec: StreamSpec) -> Self {
+        self.streams.retain(|other| other.name != spec.name);
         self.streams.push(spec);
         self
     }
@@ -130,6 +147,20 @@ impl Connect {
     /// How long [`run`](Bus::run) and [`close`](Bus::close) let handlers finish. 25 s unless set.
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.drain_deadline = deadline;
+        self
+    }
+
+    /// How patiently an engine over a network connects, asks and connects again.
+    /// [`LinkOptions::default`] unless set.
+    pub fn link(mut self, link: LinkOptions) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// What consumers are told besides what the code says.
+    #[cfg(feature = "config")]
+    pub(crate) fn consumers(mut self, consumers: Consumers) -> Self {
+        self.consumers = consumers;
         self
     }
 
@@ -160,37 +191,27 @@ impl Connect {
             roots: roots(self.prefix.as_deref())?,
             listener_capacity: self.listener_capacity.max(1),
             drain_deadline: self.drain_deadline,
-            dead_letters: Name::new("EVENTS_DLQ")?,
+            dead_letters: Name::new(DEAD_LETTERS)?,
+            consumers: self.consumers,
         };
         let engine = match self.target {
-            Target::Url(url) => open(&url, &self.clock)?,
+            Target::Url(url) => engine::open(&url, &self.clock, self.link).await?,
             Target::Engine(engine) => engine,
         };
-        let declared = declare(&settings, self.streams, &self.catalogue)?;
         let found = engine.topology().inspect().await?;
-        let Plan { changes, drift, .. } = plan(&declared, &found)?;
-        if let Some(drift) = drift.first() {
-            return Err(Error::new(
-                ErrorKind::Drift,
-                format!(
-                    "stream {} exists and differs: {}; change the declaration, or the stream on purpose",
-                    drift.stream,
-                    drift.differences.join("; ")
-                ),
-            ));
-        }
-        if self.topology == TopologyMode::Verify
-            && let Some(missing) = changes.first()
-        {
-            return Err(Error::new(
-                ErrorKind::NoSuchStream,
-                format!("the topology is only to be verified, but this is missing: {missing:?}"),
-            ));
-        }
-        engine.topology().apply(changes).await?;
+        let mut streams = match self.topology {
+            TopologyMode::AsFound => nothing_declared(&self.streams)?,
+            TopologyMode::Ensure | TopologyMode::Verify => {
+                let own: Vec<Name> = self.streams.iter().map(|spec| spec.name.clone()).collect();
+                let mut declared = declare(&settings, self.streams, &self.catalogue)?;
+                keep_as_found(&mut declared.streams, &own, &found);
+                let missing = checked_plan(&declared, &found, self.topology)?;
+                engine.topology().apply(missing).await?;
+                declared.streams
+            }
+        };
         log_link(engine.link(), engine.name());
         let dead_letters = settings.dead_letters.clone();
-        let mut streams = declared.streams;
         for state in found.streams {
             if !streams.iter().any(|spec| spec.name == state.spec.name) {
                 streams.push(state.spec);
@@ -224,7 +245,7 @@ impl IntoFuture for Connect {
     }
 }
 
-fn checked_source(source: &str) -> Result<SmolStr> {
+pub(crate) fn checked_source(source: &str) -> Result<SmolStr> {
     if source.is_empty()
         || source.len() > 200
         || source.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -239,7 +260,7 @@ fn checked_source(source: &str) -> Result<SmolStr> {
     Ok(source.into())
 }
 
-fn roots(prefix: Option<&str>) -> Result<Roots> {
+pub(crate) fn roots(prefix: Option<&str>) -> Result<Roots> {
     let mut roots = Roots::default();
     match prefix {
         None => {}
@@ -250,42 +271,85 @@ fn roots(prefix: Option<&str>) -> Result<Roots> {
     Ok(roots)
 }
 
-fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Engine>> {
-    let scheme = url.split(':').next().unwrap_or_default();
-    // What is no scheme may be anything, also a password.
-    let named = scheme
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"+-".contains(&byte));
-    let shown = if named {
-        scheme
-    } else {
-        "something else than a scheme"
-    };
-    match scheme {
-        #[cfg(feature = "memory")]
-        "memory" => {
-            let options = trunkline_memory::MemoryOptions::from_url(url)?;
-            Ok(Arc::new(trunkline_memory::MemoryEngine::connect(
-                options,
-                Arc::clone(clock),
-            )?))
+/// The stream of durable events, of commands, and of dead letters.
+pub(crate) const EVENTS: &str = "EVENTS";
+pub(crate) const COMMANDS: &str = "COMMANDS";
+pub(crate) const DEAD_LETTERS: &str = "EVENTS_DLQ";
+
+/// The stream of that name as it is declared where nobody says otherwise. One for durable events
+/// has no subjects without a root, and none under any name but `EVENTS`.
+pub(crate) fn default_stream(name: Name, roots: &Roots) -> Result<StreamSpec> {
+    let below = |root: &Subject| Ok::<_, Error>(vec![Filter::new(format!("{root}.>"))?]);
+    Ok(match name.as_str() {
+        COMMANDS => StreamSpec::work_queue(name, below(&roots.commands)?),
+        DEAD_LETTERS => StreamSpec::dead_letters(name, below(&roots.dlq)?),
+        EVENTS => {
+            let subjects = roots.events.as_ref().map(below).transpose()?;
+            StreamSpec::new(name, subjects.unwrap_or_default())
         }
-        #[cfg(not(feature = "memory"))]
-        "memory" => {
-            let _ = clock;
-            Err(Error::new(
-                ErrorKind::InvalidUrl,
-                "this build has no engine for `memory:`; compile `trunkline` with its feature `memory`",
-            ))
-        }
-        // Only the scheme: the rest of a URL may hold a password.
-        _ => Err(Error::new(
-            ErrorKind::InvalidUrl,
+        _ => StreamSpec::new(name, Vec::new()),
+    })
+}
+
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] for a stream that is declared all the same: it would be ignored.
+fn nothing_declared(own: &[StreamSpec]) -> Result<Vec<StreamSpec>> {
+    match own.first() {
+        None => Ok(Vec::new()),
+        Some(spec) => Err(Error::new(
+            ErrorKind::InvalidConfig,
             format!(
-                "there is no engine for URLs that begin with {shown:?}; this build knows `memory:` and `memory:name`"
+                "stream {} is declared, but the topology is to be taken as found; leave out one of the two",
+                spec.name
             ),
         )),
     }
+}
+
+/// A stream that exists and that this program does not declare itself is taken as it is, as long as
+/// it stores what the default one would: its limits are for others to say.
+fn keep_as_found(declared: &mut [StreamSpec], own: &[Name], found: &Inspection) {
+    for spec in declared {
+        let stores_all = |found: &StreamSpec| {
+            let stored = |subjects: &Filter| found.subjects.iter().any(|by| by.covers(subjects));
+            spec.subjects.iter().all(stored) && found.retention == spec.retention
+        };
+        let same_name = |state: &&StreamState| state.spec.name == spec.name;
+        if !own.contains(&spec.name)
+            && let Some(state) = found.streams.iter().find(same_name)
+            && stores_all(&state.spec)
+        {
+            *spec = state.spec.clone();
+        }
+    }
+}
+
+/// What is missing, to be made.
+fn checked_plan(
+    declared: &Declaration,
+    found: &Inspection,
+    mode: TopologyMode,
+) -> Result<Vec<Change>> {
+    let Plan { changes, drift, .. } = plan(declared, found)?;
+    if let Some(drift) = drift.first() {
+        return Err(Error::new(
+            ErrorKind::Drift,
+            format!(
+                "stream {} exists and differs: {}; change the declaration, or the stream on purpose",
+                drift.stream,
+                drift.differences.join("; ")
+            ),
+        ));
+    }
+    if mode == TopologyMode::Verify
+        && let Some(missing) = changes.first()
+    {
+        return Err(Error::new(
+            ErrorKind::NoSuchStream,
+            format!("the topology is only to be verified, but this is missing: {missing:?}"),
+        ));
+    }
+    Ok(changes)
 }
 
 fn declare(
@@ -293,12 +357,8 @@ fn declare(
     own: Vec<StreamSpec>,
     catalogue: &Catalogue,
 ) -> Result<Declaration> {
-    let mut declaration = Declaration {
-        streams: own,
-        ..Declaration::default()
-    };
+    let mut declaration = Declaration::default();
     let roots = &settings.roots;
-    let below = |root: &Subject| Filter::new(format!("{root}.>"));
     let mut unrooted = Vec::new();
     for entry in catalogue.types.values() {
         let info = &entry.info;
@@ -315,28 +375,42 @@ fn declare(
             Class::Durable | Class::Command => declaration.stored.push(placement),
         }
     }
-    if declaration.streams.is_empty() {
-        let subjects = match &roots.events {
-            Some(root) => vec![below(root)?],
-            None => unrooted,
-        };
-        if !subjects.is_empty() {
-            declaration
-                .streams
-                .push(StreamSpec::new(Name::new("EVENTS")?, subjects));
+    let (mut events, mut others): (Vec<_>, Vec<_>) = own
+        .into_iter()
+        .partition(|spec| ![COMMANDS, DEAD_LETTERS].contains(&spec.name.as_str()));
+    if events.is_empty() {
+        events.push(default_stream(Name::new(EVENTS)?, roots)?);
+    }
+    for name in [COMMANDS, DEAD_LETTERS] {
+        if !others.iter().any(|spec| spec.name.as_str() == name) {
+            others.push(default_stream(Name::new(name)?, roots)?);
         }
     }
-    declaration.streams.push(StreamSpec::work_queue(
-        Name::new("COMMANDS")?,
-        vec![below(&roots.commands)?],
-    ));
-    declaration.streams.push(StreamSpec::dead_letters(
-        settings.dead_letters.clone(),
-        vec![below(&roots.dlq)?],
-    ));
+    for mut spec in events.into_iter().chain(others) {
+        if spec.subjects.is_empty() {
+            spec.subjects = default_stream(spec.name.clone(), roots)?.subjects;
+        }
+        if spec.subjects.is_empty() && spec.name.as_str() == EVENTS {
+            // Without a root the types say what is stored, and without types nothing is.
+            if unrooted.is_empty() {
+                continue;
+            }
+            spec.subjects.clone_from(&unrooted);
+        }
+        if spec.subjects.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "stream {} has no subjects; give it those that it is to store, as events.order.>",
+                    spec.name
+                ),
+            ));
+        }
+        declaration.streams.push(spec);
+    }
     declaration.unstored.push(Placement {
         event_type: "(every ephemeral type)".to_owned(),
-        filter: below(&roots.live)?,
+        filter: Filter::new(format!("{}.>", roots.live))?,
     });
     Ok(declaration)
 }

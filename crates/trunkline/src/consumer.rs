@@ -19,6 +19,7 @@ mod member;
 mod pool;
 mod receiver;
 mod retry;
+mod settings;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,11 @@ use member::{Member, Source};
 
 pub use declared::{Declare, Declared};
 pub use receiver::{Receiver, Work};
+#[cfg(feature = "config")]
+pub(crate) use retry::LONGEST_DELAY;
 pub use retry::Retry;
+pub use settings::ConsumerSettings;
+pub(crate) use settings::Consumers;
 
 /// Events that may wait for another attempt in one member; beyond it the member stops fetching.
 const MAX_WAITING: usize = 10_000;
@@ -64,17 +69,29 @@ pub struct Consumer {
 
 impl Consumer {
     pub(crate) fn new(bus: Bus, name: String) -> Self {
-        Self {
+        let mut consumer = Self {
             layers: bus.inner.handle_layers.clone(),
             bus,
             name,
             handlers: Vec::new(),
             rules: Vec::new(),
             from: Position::First,
-            concurrency: 16,
+            concurrency: 1,
             retry: Retry::default(),
-            ack_wait: Duration::from_secs(30),
-        }
+            ack_wait: Duration::ZERO,
+        };
+        consumer.change(&ConsumerSettings::built_in());
+        let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
+        consumer.change(&defaults);
+        consumer
+    }
+
+    /// Changes what is said and leaves the rest.
+    fn change(&mut self, said: &ConsumerSettings) {
+        self.from = said.start.unwrap_or(self.from);
+        self.concurrency = said.concurrency.unwrap_or(self.concurrency);
+        self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
+        self.retry.change(said);
     }
 
     /// Handles a type of event with an async function; call it once for each type.
@@ -149,8 +166,14 @@ impl Consumer {
         Receiver::start(self).await
     }
 
-    async fn start_with(self, on_gap: Option<GapObserver>) -> Result<ConsumerHandle> {
+    async fn start_with(mut self, on_gap: Option<GapObserver>) -> Result<ConsumerHandle> {
         let name = Name::new(&self.name)?;
+        // What the configuration says of this very consumer goes before what the code says, so
+        // that operators need no build to change it.
+        let named = self.bus.inner.settings.consumers.named.get(&name).cloned();
+        if let Some(said) = named {
+            self.change(&said);
+        }
         self.check(&name)?;
         let mut handlers = BTreeMap::new();
         let mut filters: BTreeMap<Name, Vec<Filter>> = BTreeMap::new();

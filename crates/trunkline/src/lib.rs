@@ -30,12 +30,18 @@
 pub mod event;
 
 mod bus;
+#[cfg(feature = "config")]
+pub mod config;
 mod connect;
 
 mod publish;
 pub mod raw;
 mod receive;
 mod subscribe;
+
+pub mod history;
+
+pub mod explain;
 
 mod extract;
 mod failure;
@@ -55,12 +61,16 @@ pub use trunkline_core::{
 pub use trunkline_macros::{Event, handler};
 
 pub use bus::Bus;
+#[cfg(feature = "config")]
+pub use config::Config;
 pub use connect::{Connect, TopologyMode};
 pub use consumer::{Consumer, ConsumerHandle, Retry};
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
+pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
 pub use failure::{Classify, Disposition, Failure, FailureExt};
 pub use handler::{Delivered, Handler};
+pub use history::History;
 pub use publish::{Published, Publisher, Receipt, Sending};
 pub use raw::{Incoming, RawEvent};
 pub use receive::{Item, Received, Subscription};

@@ -139,9 +139,22 @@ impl Bus {
     /// # Errors
     /// Those of [`streams_matching`](Bus::streams_matching).
     pub async fn follow(&self, filter: &Filter, from: Position) -> Result<Subscription<Incoming>> {
-        let names = self.streams_matching(filter)?;
-        self.follow_streams(filter, names.into_iter().map(|name| (name, from)).collect())
-            .await
+        self.follow_any(std::slice::from_ref(filter), from).await
+    }
+
+    /// As [`follow`](Bus::follow), for events that match one of several filters, each event once.
+    ///
+    /// # Errors
+    /// Those of [`streams_matching`](Bus::streams_matching), for every filter, and
+    /// [`ErrorKind::InvalidFilter`] for none at all.
+    pub async fn follow_any(
+        &self,
+        filters: &[Filter],
+        from: Position,
+    ) -> Result<Subscription<Incoming>> {
+        let names = self.streams_matching_any(filters)?;
+        let from = names.into_iter().map(|name| (name, from)).collect();
+        self.follow_streams_any(filters, from).await
     }
 
     /// As [`follow`](Bus::follow), with a position for each stream: how a reader resumes.
@@ -153,7 +166,16 @@ impl Bus {
         filter: &Filter,
         from: Vec<(Name, Position)>,
     ) -> Result<Subscription<Incoming>> {
-        let below = [filter.below(self.inner.root(Class::Durable))?];
+        self.follow_streams_any(std::slice::from_ref(filter), from)
+            .await
+    }
+
+    pub(crate) async fn follow_streams_any(
+        &self,
+        filters: &[Filter],
+        from: Vec<(Name, Position)>,
+    ) -> Result<Subscription<Incoming>> {
+        let below = self.below(Class::Durable, filters)?;
         let mut readers = Vec::with_capacity(from.len());
         for (stream, position) in from {
             let follow = self
@@ -172,8 +194,19 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::MatchesNothing`] when no type of the catalogue can match.
     pub async fn listen(&self, filter: &Filter) -> Result<Subscription<Incoming>> {
-        self.inner.catalogue.check_filter(filter)?;
-        let below = [filter.below(self.inner.root(Class::Ephemeral))?];
+        self.listen_any(std::slice::from_ref(filter)).await
+    }
+
+    /// As [`listen`](Bus::listen), for events that match one of several filters, each event once.
+    ///
+    /// # Errors
+    /// Those of [`listen`](Bus::listen), for every filter, and [`ErrorKind::InvalidFilter`] for
+    /// none at all.
+    pub async fn listen_any(&self, filters: &[Filter]) -> Result<Subscription<Incoming>> {
+        for filter in some(filters)? {
+            self.inner.catalogue.check_filter(filter)?;
+        }
+        let below = self.below(Class::Ephemeral, filters)?;
         let capacity = self.inner.settings.listener_capacity;
         let listener = self
             .inner
@@ -187,6 +220,24 @@ impl Bus {
         ))
     }
 
+    /// The streams of all filters, each once.
+    pub(crate) fn streams_matching_any(&self, filters: &[Filter]) -> Result<Vec<Name>> {
+        let mut names: Vec<Name> = Vec::new();
+        for filter in some(filters)? {
+            for name in self.streams_matching(filter)? {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn below(&self, class: Class, filters: &[Filter]) -> Result<Vec<Filter>> {
+        let root = self.inner.root(class);
+        filters.iter().map(|filter| filter.below(root)).collect()
+    }
+
     /// Reads a stretch of one stream, without waiting: at most `max` events that match.
     ///
     /// # Errors
@@ -198,7 +249,18 @@ impl Bus {
         from: Position,
         max: usize,
     ) -> Result<Range> {
-        let below = [filter.below(self.inner.root(Class::Durable))?];
+        self.read_any(stream, std::slice::from_ref(filter), from, max)
+            .await
+    }
+
+    pub(crate) async fn read_any(
+        &self,
+        stream: &Name,
+        filters: &[Filter],
+        from: Position,
+        max: usize,
+    ) -> Result<Range> {
+        let below = self.below(Class::Durable, filters)?;
         let credit = trunkline_core::engine::Credit {
             items: max,
             bytes: 16 << 20,
@@ -319,6 +381,17 @@ impl Inner {
             )
         })
     }
+}
+
+/// No filter matches nothing; an engine might take it for everything.
+fn some(filters: &[Filter]) -> Result<&[Filter]> {
+    if filters.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidFilter,
+            "there is no filter; `>` matches every type",
+        ));
+    }
+    Ok(filters)
 }
 
 /// Where an event goes, root included.

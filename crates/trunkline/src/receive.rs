@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
+use smallvec::{SmallVec, smallvec};
 use trunkline_core::engine::{
     Boxed, Credit, Follow, Followed, Gap, Heard, Listener, Message, StoredEvent,
 };
@@ -78,8 +79,9 @@ impl<E> Deref for Received<E> {
 ///
 /// It is a [`Stream`], and [`recv`](Subscription::recv) reads it without any other crate.
 pub struct Subscription<T> {
-    /// Keeps the connection for as long as somebody reads.
-    _bus: Bus,
+    /// Keeps the connections for as long as somebody reads; more than one after
+    /// [`and`](Subscription::and).
+    buses: SmallVec<[Bus; 1]>,
     readers: Vec<Reader>,
     /// Which reader is asked first next time, so that a busy stream does not starve another.
     turn: usize,
@@ -90,7 +92,7 @@ pub struct Subscription<T> {
 impl Subscription<Incoming> {
     pub(crate) fn raw(bus: Bus, readers: Vec<Reader>) -> Self {
         Self {
-            _bus: bus,
+            buses: smallvec![bus],
             readers,
             turn: 0,
             convert: |incoming| Some(Ok(incoming)),
@@ -102,7 +104,7 @@ impl Subscription<Incoming> {
 impl<E: Event> Subscription<Received<E>> {
     pub(crate) fn typed(bus: Bus, readers: Vec<Reader>) -> Self {
         Self {
-            _bus: bus,
+            buses: smallvec![bus],
             readers,
             turn: 0,
             convert: receive::<E>,
@@ -125,6 +127,27 @@ fn receive<E: Event>(incoming: Incoming) -> Option<Result<Received<E>>> {
 }
 
 impl<T> Subscription<T> {
+    /// Both as one: whatever comes first. What both would give comes twice.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> trunkline::Result<()> {
+    /// use trunkline::{Bus, Filter, Start};
+    ///
+    /// let bus = Bus::connect("memory:").await?;
+    /// let all = Filter::all();
+    /// let everything = bus.follow(&all, Start::New).await?.and(bus.listen(&all).await?);
+    /// # drop(everything);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.readers.extend(other.readers);
+        self.buses.extend(other.buses);
+        self
+    }
+
     /// The next item; `None` once the bus is closed.
     ///
     /// # Cancel safety

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Time-outs and patience of a connection. Engines inside the process need none of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkOptions {
     /// How long one attempt to connect may take, its handshake included. 5 s by default.
     pub connect_timeout: Duration,

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use trunkline_core::{Error, ErrorKind, Result};
 
+use super::settings::ConsumerSettings;
+
 /// The longest that anything here waits; beyond it clocks overflow and nobody means it.
-pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How often an event is tried, and how long it waits between two attempts.
 ///
@@ -82,6 +84,37 @@ impl Retry {
         self.attempts
     }
 
+    /// This policy as settings.
+    pub(super) fn said(self) -> ConsumerSettings {
+        ConsumerSettings {
+            attempts: Some(self.attempts),
+            delays: match self.delays {
+                Delays::List(delays) => Some(delays),
+                Delays::Exponential { .. } => None,
+            },
+            jitter: Some(self.jitter),
+            ..ConsumerSettings::default()
+        }
+    }
+
+    /// Changes what is said and leaves the rest.
+    pub(super) fn change(&mut self, said: &ConsumerSettings) {
+        if let Some(attempts) = said.attempts {
+            self.attempts = attempts;
+        }
+        if let Some(delays) = &said.delays {
+            self.delays = Delays::List(delays.clone());
+        }
+        if let Some(jitter) = said.jitter {
+            self.jitter = jitter;
+        }
+        let pauses = |delays: &Delays| !matches!(delays, Delays::List(list) if list.is_empty());
+        // A policy without retries has no delays; given attempts, it must not run hot.
+        if self.attempts > 1 && !pauses(&self.delays) {
+            self.delays = Self::default().delays;
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |fault: String| Err(Error::new(ErrorKind::InvalidConfig, fault));
         if !(1..=Self::MAX_ATTEMPTS).contains(&self.attempts) {
@@ -140,6 +173,33 @@ mod tests {
         let exponential =
             Retry::exponential(6, Duration::from_secs(1), Duration::from_secs(5)).jitter(0.0);
         check(&exponential, 1.0, &[1.0, 2.0, 4.0, 5.0, 5.0]);
+    }
+
+    #[test]
+    fn what_is_said_changes_a_policy_and_never_takes_all_its_pauses() {
+        let check = |mut retry: Retry, said: ConsumerSettings, expected: &[u64]| {
+            retry.change(&said);
+            let delays: Vec<_> = (1..)
+                .map_while(|failures| retry.delay(failures, 0.0))
+                .map(|delay| delay.as_secs())
+                .collect();
+            assert_eq!(delays, expected, "{retry:?}");
+        };
+        let said = |attempts, delays: Option<&[u64]>| ConsumerSettings {
+            attempts,
+            delays: delays.map(|delays| delays.iter().copied().map(Duration::from_secs).collect()),
+            ..ConsumerSettings::default()
+        };
+        let fixed = Retry::fixed(3, Duration::from_secs(7));
+        check(fixed.clone(), said(None, None), &[7, 7]);
+        check(fixed.clone(), said(Some(2), None), &[7]);
+        check(fixed, said(None, Some(&[1])), &[1, 1]);
+        check(Retry::default(), said(Some(2), None), &[1]);
+        check(Retry::never(), said(None, Some(&[1])), &[]);
+        check(Retry::never(), said(Some(3), None), &[1, 5]);
+        let mut default = Retry::default();
+        default.change(&ConsumerSettings::built_in());
+        assert_eq!(default, Retry::default());
     }
 
     #[test]

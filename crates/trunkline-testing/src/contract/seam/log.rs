@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use smallvec::smallvec;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use trunkline::core::engine::{
     Append, AppendMode, Credit, Engine, Expect, Follow, Followed, Position,
 };
@@ -156,6 +157,9 @@ pub(super) async fn follow(
         .unwrap()
 }
 
+/// How long events may take that are stored already, or about to be.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 pub(in crate::contract) async fn e3_follow_has_no_gaps_and_dropping_it_loses_nothing(trial: Trial) {
     let engine = with_stream(&trial).await;
     let mut reader = follow(&engine, Position::New, "log.*").await;
@@ -173,8 +177,7 @@ pub(in crate::contract) async fn e3_follow_has_no_gaps_and_dropping_it_loses_not
             }
         }
     });
-    let mut out = Vec::new();
-    let mut cancelled = 0;
+    let (mut out, mut cancelled, start) = (Vec::new(), 0, Instant::now());
     while out.len() < 1_000 {
         // Every other call is given no time at all.
         tokio::select! {
@@ -186,7 +189,9 @@ pub(in crate::contract) async fn e3_follow_has_no_gaps_and_dropping_it_loses_not
                 cancelled += 1;
                 if cancelled % 1_000 == 0 {
                     // Who only spins keeps virtual time from moving, and with it what waits.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let waited = start.elapsed() < PATIENCE;
+                    assert!(waited, "only {} of 1 000 events came", out.len());
                 }
             }
         }
