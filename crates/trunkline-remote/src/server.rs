@@ -49,6 +49,14 @@ struct Shared {
     connections: watch::Sender<usize>,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for serving in self.sessions.get_mut().values() {
+            serving.end();
+        }
+    }
+}
+
 /// Counts a connection for as long as it lives.
 struct Counted<'a>(&'a watch::Sender<usize>);
 

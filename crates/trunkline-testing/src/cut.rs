@@ -13,8 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
-use trunkline::core::engine::Boxed;
+use tokio::task::JoinSet;
+use trunkline::core::engine::{Boxed, Engine};
 use trunkline::core::error::Cause;
+use trunkline::{Error, ErrorKind};
 use trunkline_remote::{Dial, Server, Socket};
 
 /// When connections are cut. Clones draw from one source, so that a seed says it for all of them.
@@ -48,6 +50,66 @@ impl Cuts {
 
     fn count(&self) {
         self.made.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A server that can be killed and started again under its clients, as a process would be: what it
+/// knew of its sessions is gone, and its engine lives or not, as the test says.
+#[derive(Debug)]
+pub struct Restarts {
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    server: Server,
+    connections: JoinSet<()>,
+}
+
+impl Restarts {
+    /// A server of this engine, running.
+    pub fn of(engine: Arc<dyn Engine>) -> Arc<Self> {
+        let restarts = Self {
+            running: Mutex::default(),
+        };
+        restarts.start(engine);
+        Arc::new(restarts)
+    }
+
+    /// Breaks every connection in the middle of whatever is under way; nobody listens any more.
+    pub fn kill(&self) {
+        self.running.lock().take();
+    }
+
+    /// Listens again, with this engine.
+    pub fn start(&self, engine: Arc<dyn Engine>) {
+        *self.running.lock() = Some(Running {
+            server: Server::new(engine),
+            connections: JoinSet::new(),
+        });
+    }
+}
+
+impl Dial for Restarts {
+    fn dial(&self) -> Boxed<'_, trunkline::Result<Socket>> {
+        let refused = || Error::new(ErrorKind::Disconnected, "nobody listens");
+        let dialled = match &mut *self.running.lock() {
+            None => Err(refused()),
+            Some(Running {
+                server,
+                connections,
+            }) => {
+                let (ours, theirs) = Channel::new(server.clone(), None).pair();
+                let server = server.clone();
+                connections.spawn(async move { server.serve(theirs).await });
+                Ok(ours)
+            }
+        };
+        Box::pin(std::future::ready(dialled))
+    }
+
+    fn place(&self) -> &str {
+        "a server that restarts"
     }
 }
 

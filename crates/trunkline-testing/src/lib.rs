@@ -23,5 +23,5 @@ mod session;
 pub mod contract;
 
 pub use clock::VirtualClock;
-pub use cut::{Channel, Cuts, Proxy};
+pub use cut::{Channel, Cuts, Proxy, Restarts};
 pub use session::{Run, TrackedSession, Verdict as RunVerdict};

@@ -24,6 +24,8 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 /// How long an event of a type that this member does not know waits, once the policy has no more
 /// delays.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
+/// How long to leave an engine alone that cannot be reached, or is otherwise about to recover.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,10 @@ pub(super) struct Member {
     dead: VecDeque<(Turn, Failure)>,
     dead_wait: Duration,
     dead_due: Instant,
+    /// Not before then is the engine told what was decided, or asked for more: it failed a moment
+    /// ago, and not for good.
+    settle_due: Instant,
+    fetch_due: Instant,
 }
 
 enum Next {
@@ -104,6 +110,8 @@ impl Member {
             dead: VecDeque::new(),
             dead_wait: Duration::from_secs(1),
             dead_due: Instant::now(),
+            settle_due: Instant::now(),
+            fetch_due: Instant::now(),
         }
     }
 
@@ -161,7 +169,16 @@ impl Member {
                 }
                 Next::Fetched(source, fetched) => {
                     self.turn = source + 1;
-                    self.fetched(source, fetched?)?;
+                    match fetched {
+                        Err(error) if error.retryable() => {
+                            tracing::warn!(
+                                consumer = %self.shared.name, stream = %self.sources[source].stream, %error,
+                                again_in = ?PAUSE, "nothing could be fetched"
+                            );
+                            self.fetch_due = Instant::now() + PAUSE;
+                        }
+                        fetched => self.fetched(source, fetched?)?,
+                    }
                 }
                 Next::Due => {}
                 Next::Renew => self.renew().await,
@@ -173,7 +190,8 @@ impl Member {
     fn credit(&self) -> Credit {
         let window = (2 * self.concurrency).max(MIN_WINDOW);
         let (queued, queued_bytes) = self.pool.queued();
-        let blocked = !self.dead.is_empty()
+        let blocked = Instant::now() < self.fetch_due
+            || !self.dead.is_empty()
             || self.waiting.len() >= MAX_WAITING
             || queued_bytes >= MAX_QUEUED_BYTES;
         // Half a window at least, so that a fetch is worth its while.
@@ -344,18 +362,42 @@ impl Member {
     fn next_due(&self) -> Option<Instant> {
         let retry = self.waiting.first_key_value().map(|((due, _), _)| *due);
         let dead = (!self.dead.is_empty()).then_some(self.dead_due);
-        retry.into_iter().chain(dead).min()
+        let unsettled = self
+            .sources
+            .iter()
+            .any(|source| !source.settling.is_empty());
+        let settle = unsettled.then_some(self.settle_due);
+        let fetch = (Instant::now() < self.fetch_due).then_some(self.fetch_due);
+        [retry, dead, settle, fetch].into_iter().flatten().min()
     }
 
-    /// Tells the engine what was decided: every source, also when one of them fails.
+    /// Tells the engine what was decided: every source, also when one of them fails. What could not
+    /// be told is kept, unless there is no hope: an engine that is away for a while must not cost a
+    /// member what its handlers did.
     async fn flush(&mut self) -> Result<()> {
         let mut flushed = Ok(());
+        if Instant::now() < self.settle_due {
+            return flushed;
+        }
         for source in &mut self.sources {
             if source.settling.is_empty() {
                 continue;
             }
             let batch = std::mem::take(&mut source.settling);
-            match source.settler.settle(batch, false).completed().await {
+            match source
+                .settler
+                .settle(batch.clone(), false)
+                .completed()
+                .await
+            {
+                Err(error) if error.retryable() => {
+                    tracing::warn!(
+                        consumer = %self.shared.name, stream = %source.stream, %error, again_in = ?PAUSE,
+                        "what was decided could not be settled"
+                    );
+                    source.settling = batch;
+                    self.settle_due = Instant::now() + PAUSE;
+                }
                 Err(error) => flushed = Err(error),
                 Ok(settled) => {
                     for error in settled.into_iter().filter_map(Result::err) {
@@ -435,6 +477,7 @@ impl Member {
             report.given_back += 1;
             self.settle(&turn, Settle::GiveBack);
         }
+        self.settle_due = Instant::now();
         if let Err(error) = self.flush().await {
             tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
         }

@@ -1,0 +1,372 @@
+//! The server dies and comes back under load, again and again, at times from a seed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use trunkline::core::engine::{
+    Boxed, Capabilities, Consume, Durability, Engine, Limits, Link, LinkOptions, Live, Log, State,
+    Topology,
+};
+use trunkline::raw::RawEvent;
+use trunkline::{
+    Bus, Connect, Context, Data, Envelope, ErrorKind, EventId, Filter, Item, Published, Start,
+};
+use trunkline_memory::{MemoryEngine, MemoryOptions};
+use trunkline_remote::{Dial, RemoteEngine};
+use trunkline_testing::fixture::{Moved, Noted, OrderPlaced};
+use trunkline_testing::{Restarts, VirtualClock};
+
+/// An engine whose events outlive its server, as one on disk: the same one goes on afterwards.
+#[derive(Debug)]
+struct Durable(Arc<dyn Engine>);
+
+impl Engine for Durable {
+    fn name(&self) -> &'static str {
+        "durable"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durability: Durability::Crash,
+            ..self.0.capabilities()
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.0.link()
+    }
+
+    fn live(&self) -> &dyn Live {
+        self.0.live()
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.0.log()
+    }
+
+    fn consume(&self) -> &dyn Consume {
+        self.0.consume()
+    }
+
+    fn state(&self) -> &dyn State {
+        self.0.state()
+    }
+
+    fn topology(&self) -> &dyn Topology {
+        self.0.topology()
+    }
+
+    fn close(&self) -> Boxed<'_, ()> {
+        self.0.close()
+    }
+}
+
+fn engine() -> Arc<dyn Engine> {
+    let options = MemoryOptions::from_url("memory:?encode=always").unwrap();
+    let engine = MemoryEngine::connect(options, Arc::new(VirtualClock::default())).unwrap();
+    Arc::new(engine)
+}
+
+async fn attach(server: &Arc<Restarts>) -> Bus {
+    let options = LinkOptions {
+        reconnect_wait: Duration::from_millis(50),
+        ..LinkOptions::default()
+    };
+    let dial: Arc<dyn Dial> = Arc::clone(server) as _;
+    let clock = Arc::new(VirtualClock::default());
+    let engine = RemoteEngine::connect_by(dial, options, clock)
+        .await
+        .unwrap();
+    Connect::with_engine(Arc::new(engine)).await.unwrap()
+}
+
+/// Publishes with the same id until it is stored.
+async fn publish(bus: &Bus, key: &str, n: u32) {
+    let data = json(key, n);
+    let id = EventId::new(format!("{key}-{n}")).unwrap();
+    let event = Envelope::new(id, "/restarts", "testing.order.placed", data).unwrap();
+    let event = RawEvent::from(event.with_key(key));
+    loop {
+        match bus.publish_raw(vec![event.clone()]).await.remove(0) {
+            Published::Stored(_) => return,
+            Published::Refused(error) | Published::Unknown(error) => {
+                assert!(error.retryable(), "{error:?}");
+            }
+            other => panic!("it is durable: {other:?}"),
+        }
+    }
+}
+
+fn json(key: &str, n: u32) -> Data {
+    let json = format!("{{\"order\":\"{key}\",\"n\":{n}}}");
+    Data::Json(trunkline::core::envelope::JsonText::new(&json.into()).unwrap())
+}
+
+const KEYS: u32 = 8;
+const EACH: u32 = 300;
+
+/// Everything at once while the server is killed at random.
+async fn survives(seed: u64) {
+    let kept: Arc<dyn Engine> = Arc::new(Durable(engine()));
+    let server = Restarts::of(Arc::clone(&kept));
+    let mut random = SmallRng::seed_from_u64(seed);
+
+    let handled: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let bus = attach(&server).await;
+        let handled = Arc::clone(&handled);
+        let handler = move |order: OrderPlaced, _: Context| {
+            let handled = Arc::clone(&handled);
+            async move {
+                sleep(Duration::from_millis(2)).await;
+                *handled
+                    .lock()
+                    .entry(format!("{}-{}", order.order, order.n))
+                    .or_default() += 1;
+            }
+        };
+        let consumer = bus
+            .consumer("work")
+            .ack_wait(Duration::from_secs(2))
+            .on(handler);
+        consumer.start().await.unwrap();
+        members.push(bus);
+    }
+    let reader = attach(&server).await;
+    let mut follow = reader
+        .follow(&Filter::new("testing.order.>").unwrap(), Start::First)
+        .await
+        .unwrap();
+    let mut moves = reader.subscribe::<Moved>().await.unwrap();
+    let resumed = tokio::spawn(async move {
+        let mut resumed = 0;
+        while let Some(item) = moves.recv().await {
+            match item {
+                Item::Resumed => resumed += 1,
+                Item::Event(moved) if moved.n == u32::MAX => break,
+                _ => {}
+            }
+        }
+        resumed
+    });
+
+    let mut publishers = JoinSet::new();
+    for key in 0..KEYS {
+        let bus = attach(&server).await;
+        publishers.spawn(async move {
+            for n in 0..EACH {
+                publish(&bus, &format!("k{key}"), n).await;
+                sleep(Duration::from_millis(5)).await;
+            }
+            bus
+        });
+    }
+    let mut kills = 0;
+    while !publishers.is_empty() {
+        let pause = Duration::from_millis(random.random_range(20..300));
+        tokio::select! {
+            done = publishers.join_next() => {
+                members.push(done.unwrap().unwrap());
+                continue;
+            }
+            () = sleep(pause) => {}
+        }
+        server.kill();
+        kills += 1;
+        sleep(Duration::from_millis(random.random_range(0..300))).await;
+        server.start(Arc::clone(&kept));
+    }
+    assert!(
+        kills > 2,
+        "seed {seed}: the server was killed {kills} times only"
+    );
+
+    // Followed: each once, each key in its order.
+    let mut next: BTreeMap<String, u32> = BTreeMap::new();
+    let mut last = 0;
+    for _ in 0..KEYS * EACH {
+        let Some(Item::Event(event)) = follow.recv().await else {
+            panic!("seed {seed}: the follower lost its way");
+        };
+        let seq = event.stored.as_ref().unwrap().seq;
+        assert!(seq > last, "seed {seed}: {seq} came after {last}");
+        last = seq;
+        let id = event.envelope.id().to_string();
+        let (key, n) = id.split_once('-').unwrap();
+        let expected = next.entry(key.to_owned()).or_default();
+        assert_eq!(n.parse(), Ok(*expected), "seed {seed}: order of {key}");
+        *expected += 1;
+    }
+    assert!(
+        next.values().all(|count| *count == EACH),
+        "seed {seed}: {next:?}"
+    );
+
+    // Handled: all of them, and not forgotten on the way.
+    while handled.lock().len() < (KEYS * EACH) as usize {
+        sleep(Duration::from_millis(50)).await;
+    }
+    loop {
+        let backlog = reader.inspect().await.unwrap().consumers[0].backlog;
+        if backlog.pending + backlog.in_flight == 0 {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    // Five more operations on every client.
+    for (number, bus) in members.iter().enumerate() {
+        for n in 0..5 {
+            publish(bus, &format!("after{number}"), n).await;
+        }
+        bus.inspect().await.unwrap();
+    }
+    while handled.lock().len() < (KEYS * EACH) as usize + 5 * members.len() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    // Live events are lost while nobody carries them, and the listener is told so.
+    members[0].emit(Moved { n: u32::MAX }).await.unwrap();
+    assert!(
+        resumed.await.unwrap() > 0,
+        "seed {seed}: nobody told the listener"
+    );
+    let ids: BTreeSet<_> = handled.lock().keys().cloned().collect();
+    assert_eq!(ids.len(), handled.lock().len());
+    for bus in members {
+        bus.close().await.unwrap();
+    }
+    reader.close().await.unwrap();
+}
+
+/// A few, or the one that `SEED` names, or those below `SEEDS`.
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(20),
+    }
+}
+
+#[test]
+fn f1_everything_survives_a_server_that_is_killed_at_random() {
+    for seed in seeds() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let limit = Duration::from_secs(600);
+        let run = async { tokio::time::timeout(limit, survives(seed)).await };
+        assert!(
+            runtime.block_on(run).is_ok(),
+            "seed {seed} was not done in {limit:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_lost_everything_says_so_to_whoever_reads_it() {
+    let server = Restarts::of(engine());
+    let bus = attach(&server).await;
+    let mut follow = bus.follow(&Filter::all(), Start::New).await.unwrap();
+    for n in 0..3 {
+        bus.publish(Noted { n }).await.unwrap();
+        assert!(matches!(follow.recv().await, Some(Item::Event(_))));
+    }
+    let working = bus
+        .consumer("work")
+        .on(|_: Noted| async {})
+        .start()
+        .await
+        .unwrap();
+    server.kill();
+    sleep(Duration::from_secs(1)).await;
+    // Whoever runs the new server has made its streams, and something happened already.
+    let fresh = engine();
+    let owner = Connect::with_engine(Arc::clone(&fresh)).await.unwrap();
+    owner.publish(Noted { n: 10 }).await.unwrap();
+    server.start(fresh);
+
+    assert!(matches!(follow.recv().await, Some(Item::Reset { .. })));
+    let Some(Item::Event(first)) = follow.recv().await else {
+        panic!("what the new bus has comes next");
+    };
+    assert_eq!(first.stored.unwrap().seq, 1);
+    bus.publish(Noted { n: 11 }).await.unwrap();
+    assert!(matches!(follow.recv().await, Some(Item::Event(_))));
+    // The consumer is gone with the old bus, and its member does not wait in silence.
+    let failed = working.ended().await.failed.unwrap();
+    assert_eq!(failed.kind(), ErrorKind::NoSuchConsumer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_is_refused_and_what_was_is_unknown() {
+    let server = Restarts::of(engine());
+    let bus = attach(&server).await;
+    bus.publish(Noted { n: 0 }).await.unwrap();
+    server.kill();
+    // The link notices before anything is sent.
+    let mut link = bus.link();
+    link.wait_for(|link| matches!(link, Link::Disconnected { .. }))
+        .await
+        .unwrap();
+    let before = tokio::time::Instant::now();
+    let error = bus.publish(Noted { n: 1 }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Disconnected);
+    assert!(
+        error.event_id().is_some() && error.message().contains("did not happen"),
+        "{error}"
+    );
+    assert_eq!(before.elapsed(), LinkOptions::default().publish_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_outlives_an_outage_that_is_longer_than_every_time_out() {
+    let kept: Arc<dyn Engine> = Arc::new(Durable(engine()));
+    let server = Restarts::of(Arc::clone(&kept));
+    let bus = attach(&server).await;
+    let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move |noted: Noted| {
+        let ran = ran.clone();
+        async move {
+            sleep(Duration::from_secs(1)).await;
+            ran.send(noted.n).unwrap();
+        }
+    };
+    let consumer = bus.consumer("work").ack_wait(Duration::from_secs(60));
+    let member = consumer.on(handler).start().await.unwrap();
+    bus.publish(Noted { n: 0 }).await.unwrap();
+    // It is at work when the server goes, and done while nobody is there to be told.
+    sleep(Duration::from_millis(500)).await;
+    server.kill();
+    assert_eq!(runs.recv().await, Some(0));
+    sleep(Duration::from_secs(45)).await;
+    assert!(member.is_running());
+    server.start(kept);
+    bus.publish(Noted { n: 1 }).await.unwrap();
+    assert_eq!(runs.recv().await, Some(1));
+    // What was done before is settled now, and does not come again when its lease would have ended.
+    sleep(Duration::from_secs(120)).await;
+    assert!(runs.try_recv().is_err());
+    let backlog = bus.inspect().await.unwrap().consumers[0].backlog;
+    assert_eq!((backlog.pending, backlog.in_flight), (0, 0));
+    bus.close().await.unwrap();
+}
