@@ -270,3 +270,6 @@ pub(crate) fn frame(value: &impl Wire) -> bytes::Bytes {
     value.put(&mut out);
     out.freeze()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,12 +17,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use trunkline::core::engine::{
-    Boxed, Capabilities, Consume, Durability, Engine, Limits, Link, LinkOptions, Live, Log, State,
-    Topology,
+    Append, AppendMode, Boxed, Capabilities, Change, Commit, Consume, Credit, Durability, Engine,
+    Expect, Expectation, Limits, Link, LinkOptions, Live, Log, Op, State, StateKey, StoredEvent,
+    StreamSpec, Topology, Watched,
 };
+use trunkline::core::wire::Body;
+use trunkline::core::{Headers, Subject};
 use trunkline::raw::RawEvent;
 use trunkline::{
-    Bus, Connect, Context, Data, Envelope, ErrorKind, EventId, Filter, Item, Published, Start,
+    Bus, Connect, Context, Data, Envelope, ErrorKind, EventId, Filter, Item, Name, Published, Start,
 };
 use trunkline_memory::{MemoryEngine, MemoryOptions};
 use trunkline_remote::{Dial, RemoteEngine};
@@ -369,4 +372,133 @@ async fn a_member_outlives_an_outage_that_is_longer_than_every_time_out() {
     let backlog = bus.inspect().await.unwrap().consumers[0].backlog;
     assert_eq!((backlog.pending, backlog.in_flight), (0, 0));
     bus.close().await.unwrap();
+}
+
+/// Stores an event on each of these subjects, straight into the engine.
+async fn store(engine: &Arc<dyn Engine>, subjects: impl Iterator<Item = u32>) {
+    let append = |n: u32| Append {
+        subject: Subject::new(format!("log.s{n}")).unwrap(),
+        key: None,
+        id: None,
+        expect: Expect::Any,
+        headers: Headers::new(),
+        body: Body::Bytes(n.to_string().into()),
+    };
+    let all: Vec<u32> = subjects.collect();
+    for some in all.chunks(500) {
+        let batch = some.iter().map(|n| append(*n)).collect();
+        let stream = Name::new("LOG").unwrap();
+        let stored = engine.log().append(&stream, batch, AppendMode::Each);
+        stored.completed().await.unwrap();
+    }
+}
+
+/// A server with a stream `LOG` and a client of the seam, in virtual time.
+async fn with_log() -> (Arc<dyn Engine>, Arc<Restarts>, RemoteEngine) {
+    let kept: Arc<dyn Engine> = Arc::new(Durable(engine()));
+    let spec = StreamSpec::new(
+        Name::new("LOG").unwrap(),
+        vec![Filter::new("log.>").unwrap()],
+    );
+    let create = Change::CreateStream(spec);
+    kept.topology().apply(vec![create]).await.unwrap();
+    let server = Restarts::of(Arc::clone(&kept));
+    let dial: Arc<dyn Dial> = Arc::clone(&server) as _;
+    let clock = Arc::new(VirtualClock::default());
+    let client = RemoteEngine::connect_by(dial, LinkOptions::default(), clock)
+        .await
+        .unwrap();
+    (kept, server, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_of_the_last_of_each_subject_is_whole_although_it_is_cut_in_the_middle() {
+    const SUBJECTS: u32 = 5_000;
+    let (kept, server, client) = with_log().await;
+    store(&kept, 0..SUBJECTS).await;
+    let (stream, filters) = (Name::new("LOG").unwrap(), [Filter::all()]);
+    let follow = client
+        .log()
+        .follow(&stream, Start::LastPerSubject, &filters);
+    let mut follow = follow.await.unwrap();
+    let mut events = Vec::new();
+    follow.next(Credit::items(100), &mut events).await.unwrap();
+    server.kill();
+    // What it has not read yet becomes older, and so does what it has.
+    store(&kept, (0..300).chain(4_000..4_300).chain(4_000..4_010)).await;
+    server.start(Arc::clone(&kept));
+    let all = u64::from(SUBJECTS) + 610;
+    while events
+        .last()
+        .is_none_or(|event: &StoredEvent| event.seq < all)
+    {
+        follow
+            .next(Credit::items(1_000), &mut events)
+            .await
+            .unwrap();
+    }
+    assert!(
+        events.is_sorted_by(|a, b| a.seq < b.seq),
+        "each once and in order"
+    );
+    let last: BTreeMap<_, _> = events
+        .iter()
+        .map(|event| (event.subject.clone(), event.seq))
+        .collect();
+    assert_eq!(last.len() as u32, SUBJECTS);
+    // Every event that came after it began, not only the last of each subject.
+    let new = events
+        .iter()
+        .filter(|event| event.seq > u64::from(SUBJECTS))
+        .count();
+    assert_eq!(new, 610);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_misses_nothing_although_it_is_cut_in_the_middle() {
+    const KEYS: u64 = 3_000;
+    let (kept, server, client) = with_log().await;
+    let bucket = Name::new("bucket").unwrap();
+    let put = async |n: u64, value: u64| {
+        let commit = Commit {
+            id: format!("{n}-{value}").into(),
+            fences: vec![],
+            ops: vec![Op::Put {
+                key: StateKey::new(format!("k.{n}")).unwrap(),
+                value: value.to_string().into(),
+                expect: Expectation::Any,
+                ttl: None,
+            }],
+        };
+        kept.state()
+            .commit(&bucket, commit)
+            .completed()
+            .await
+            .unwrap();
+    };
+    for n in 0..KEYS {
+        put(n, 0).await;
+    }
+    let mut watch = client.state().watch(&bucket, None, 0).await.unwrap();
+    let (mut seen, mut rounds) = (BTreeMap::new(), 0);
+    while seen.len() < KEYS as usize || seen.values().any(|value| value != "3") {
+        match watch.next().await.unwrap() {
+            Watched::Put(entry) => {
+                let value = String::from_utf8(entry.value.to_vec()).unwrap();
+                seen.insert(entry.key, value);
+            }
+            Watched::CaughtUp(_) => {}
+            other => panic!("{other:?}"),
+        }
+        // Before it has caught up, and twice afterwards.
+        if rounds < 3 && seen.len() >= [10, 2_000, KEYS as usize][rounds] {
+            rounds += 1;
+            server.kill();
+            for n in 0..KEYS {
+                put(n, rounds as u64).await;
+            }
+            server.start(Arc::clone(&kept));
+        }
+    }
+    assert_eq!(rounds, 3);
 }
