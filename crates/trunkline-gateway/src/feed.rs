@@ -58,7 +58,8 @@ pub(crate) enum Found {
     /// The stream was made anew: what the reader had seen is not of this one.
     Reset {
         stream: Name,
-        asked: Seq,
+        /// The place that the reader named, if that is how it came out.
+        asked: Option<Seq>,
         next: Seq,
     },
 }
@@ -100,6 +101,12 @@ fn found(item: Item<Incoming>) -> Option<Found> {
     match item {
         Item::Event(event) => Some(Found::Event(Box::new(event))),
         Item::Gap { stream, gap } => Some(Found::Gap { stream, gap }),
+        // A bus in another process began anew, while somebody read on.
+        Item::Reset { stream } => Some(Found::Reset {
+            stream,
+            asked: None,
+            next: 1,
+        }),
         Item::Invalid(error) => Some(Found::Invalid { place: None, error }),
         // Stored events are neither lost by a slow reader nor by a lost connection.
         _ => None,
@@ -294,6 +301,7 @@ impl Feed {
                 asked,
                 next,
             } => {
+                self.seen.set(stream, next - 1);
                 self.note(
                     "reset",
                     &json!({"stream": stream.as_str(), "asked": asked, "next": next}),

@@ -62,7 +62,7 @@ pub(crate) async fn read(
         if let Some(asked) = place.reset {
             feed.first(&Found::Reset {
                 stream: place.stream.clone(),
-                asked,
+                asked: Some(asked),
                 next: place.next,
             });
         }

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod engine;
 mod publish;
 mod read;
 mod shutdown;
