@@ -189,7 +189,7 @@ codes! {
         "Use names of visible ASCII without `:`, values without CR, LF or NUL, at most 64 headers and 16 KiB in all.";
     InvalidUrl = "TL-0007", "invalid bus URL", retryable: false,
         "The URL names no engine that this build knows, or has an option that its engine does not.",
-        "Use `memory:` or `memory:name`; the message lists the options.";
+        "Use `memory:`, `memory:name`, or `http://HOST:PORT` of a running `trunkline up`; the message says more.";
     InvalidConfig = "TL-0008", "invalid configuration", retryable: false,
         "A setting is out of its range or contradicts another.",
         "Change the setting that the message names.";
@@ -261,7 +261,7 @@ codes! {
         "Publish durable events, emit ephemeral ones.";
     InUse = "TL-0310", "in use", retryable: true,
         "Another process or instance holds what this call needs for itself.",
-        "The message names the holder; stop it, or choose another name or port.";
+        "Stop the holder, or choose another name or port; the message says which is taken.";
     Conflict = "TL-0401", "expectation not met", retryable: false,
         "The subject's last event, or a key's revision, is not the one that the caller expected.",
         "Read the present state and decide anew.";

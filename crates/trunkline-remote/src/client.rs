@@ -36,9 +36,14 @@ impl RemoteEngine {
     /// Connects to the bus behind `http://HOST[:PORT]`, waiting for it as the options say.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidUrl`]; [`ErrorKind::Disconnected`] when nobody answered in time;
-    /// [`ErrorKind::WrongProtocol`], [`ErrorKind::WrongVersion`] and [`ErrorKind::NotPermitted`] at
-    /// once, because waiting would not help.
+    /// [`InvalidUrl`]; [`Disconnected`] when nobody answered in time; [`WrongProtocol`],
+    /// [`WrongVersion`] and [`NotPermitted`] at once, because waiting would not help.
+    ///
+    /// [`InvalidUrl`]: trunkline_core::ErrorKind::InvalidUrl
+    /// [`Disconnected`]: trunkline_core::ErrorKind::Disconnected
+    /// [`WrongProtocol`]: trunkline_core::ErrorKind::WrongProtocol
+    /// [`WrongVersion`]: trunkline_core::ErrorKind::WrongVersion
+    /// [`NotPermitted`]: trunkline_core::ErrorKind::NotPermitted
     pub async fn connect(url: &str, options: LinkOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::connect_by(Arc::new(HttpDial::new(url)?), options, clock).await
     }

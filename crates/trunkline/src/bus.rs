@@ -48,7 +48,8 @@ pub(crate) struct Inner {
 
 impl Bus {
     /// Connects to the bus behind a URL: `memory:` (a fresh one), `memory:name` (shared by name
-    /// within the process). Await it, or set options first.
+    /// within the process), `http://127.0.0.1:7400` (one that a running `trunkline up` has). Await it,
+    /// or set options first.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -63,7 +64,9 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::InvalidUrl`] for a URL that this build has no engine for;
     /// [`ErrorKind::Drift`], [`ErrorKind::NotStored`] or [`ErrorKind::Overlap`] when the streams
-    /// are not, or cannot be, as declared.
+    /// are not, or cannot be, as declared; for a bus in another process also
+    /// [`ErrorKind::Disconnected`], [`ErrorKind::WrongProtocol`], [`ErrorKind::WrongVersion`] and
+    /// [`ErrorKind::NotPermitted`].
     pub fn connect(url: impl Into<String>) -> Connect {
         Connect::new(url.into())
     }
