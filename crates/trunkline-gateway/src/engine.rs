@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
 use trunkline::core::error::Cause;
-use trunkline_remote::{MAX_MESSAGE_BYTES, Socket};
+use trunkline_remote::{MAX_MESSAGE_BYTES, READ_BUFFER_BYTES, Socket};
 
 use crate::door::Door;
 use crate::problem::Problem;
@@ -26,6 +26,7 @@ pub(crate) async fn engine(
     upgrade
         .max_message_size(MAX_MESSAGE_BYTES)
         .max_frame_size(MAX_MESSAGE_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
         .on_upgrade(|socket| async move { server.serve(adapted(socket)).await })
 }
 

@@ -29,4 +29,4 @@ mod server;
 pub use client::RemoteEngine;
 pub use dial::{Dial, PATH};
 pub use server::Server;
-pub use socket::{MAX_MESSAGE_BYTES, Socket, websocket_config};
+pub use socket::{MAX_MESSAGE_BYTES, READ_BUFFER_BYTES, Socket, websocket_config};

@@ -62,9 +62,14 @@ impl fmt::Debug for Socket {
     }
 }
 
+/// Bytes that a WebSocket reads at once. It clears as many before every read, so that more would cost
+/// more than it saves.
+pub const READ_BUFFER_BYTES: usize = 16 << 10;
+
 /// How a WebSocket for an engine is to be configured on either end.
 pub fn websocket_config() -> WebSocketConfig {
     WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES))
 }

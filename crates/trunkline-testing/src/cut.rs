@@ -40,11 +40,12 @@ impl Cuts {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// After how many steps the next one comes: every order of magnitude is as likely, so that some
-    /// come in the middle of a handshake and some let a large message pass.
+    /// After how many steps the next one comes. Some come at once, in the middle of a handshake, and
+    /// some let a large message pass; most are in between.
     fn next(&self, longest: u64) -> u64 {
         let mut random = self.random.lock();
-        let magnitude = random.random_range(longest.ilog2() / 3..longest.ilog2());
+        let shortest = if random.random_ratio(1, 8) { 1 } else { 2 };
+        let magnitude = random.random_range(longest.ilog2() * shortest / 3..longest.ilog2());
         random.random_range(1..=2 << magnitude)
     }
 

@@ -99,7 +99,7 @@ impl Member {
         Self {
             concurrency,
             turn: 0,
-            pool: Pool::new(Arc::clone(&shared), Arc::new(context), concurrency),
+            pool: Pool::new(Arc::clone(&shared), Arc::new(context), control.clone()),
             shared,
             sources,
             control,
@@ -162,7 +162,7 @@ impl Member {
                         return Ok(());
                     }
                     self.concurrency = concurrency;
-                    self.pool.set_limit(concurrency);
+                    self.pool.follow_limit();
                 }
                 Next::Finished => {
                     self.finished();

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::Shared;
 use super::turn::{Turn, run};
+use super::{Control, Shared};
 use crate::failure::{Disposition, Failure};
 use crate::handler::MemberContext;
 
@@ -23,8 +23,17 @@ struct Common {
     shared: Arc<Shared>,
     context: Arc<MemberContext>,
     inner: Mutex<Inner>,
+    /// Has the present limit, so that a lower one holds at once, whatever the member is at.
+    control: watch::Receiver<Control>,
     /// Told whenever a turn has finished.
     finished: Notify,
+}
+
+impl Common {
+    /// How many turns may run at once. What runs is let be.
+    fn limit(&self) -> usize {
+        self.control.borrow().concurrency
+    }
 }
 
 #[derive(Default)]
@@ -33,7 +42,6 @@ struct Inner {
     /// What each worker is at, by its slot; a free slot holds nothing.
     slots: Vec<Slot>,
     workers: usize,
-    limit: usize,
     finished: Vec<Finished>,
 }
 
@@ -52,15 +60,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(shared: Arc<Shared>, context: Arc<MemberContext>, limit: usize) -> Self {
-        let inner = Mutex::new(Inner {
-            limit,
-            ..Inner::default()
-        });
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        context: Arc<MemberContext>,
+        control: watch::Receiver<Control>,
+    ) -> Self {
         let common = Arc::new(Common {
             shared,
             context,
-            inner,
+            inner: Mutex::default(),
+            control,
             finished: Notify::new(),
         });
         Self {
@@ -69,9 +78,8 @@ impl Pool {
         }
     }
 
-    /// Changes how many turns run at once. What runs is let be.
-    pub(super) fn set_limit(&mut self, limit: usize) {
-        self.common.inner.lock().limit = limit;
+    /// Lets more turns run, if the limit was raised.
+    pub(super) fn follow_limit(&mut self) {
         self.start();
     }
 
@@ -96,7 +104,8 @@ impl Pool {
             .iter()
             .filter(|slot| slot.turn.is_some())
             .count();
-        while inner.workers < inner.limit.min(busy + inner.queue.len()) {
+        let limit = self.common.limit();
+        while inner.workers < limit.min(busy + inner.queue.len()) {
             let slot = inner
                 .slots
                 .iter()
@@ -182,7 +191,7 @@ async fn work(common: Arc<Common>, slot: usize) {
                 inner.finished.push((turn, result));
                 common.finished.notify_one();
             }
-            let next = if inner.workers > inner.limit {
+            let next = if inner.workers > common.limit() {
                 None
             } else {
                 inner.queue.pop_front()
