@@ -16,7 +16,8 @@ pub(crate) enum Exit {
     Done = 0,
     /// It did not, or what it waited for did not come.
     Failed = 1,
-    /// It was asked for what makes no sense. The parser of arguments ends with it too.
+    /// It was asked for what makes no sense, or pointed at what is no bus. The parser of arguments
+    /// ends with it too.
     Usage = 2,
     /// Some of the events were refused, the others are stored.
     PartlyRefused = 3,
@@ -40,6 +41,8 @@ impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::InvalidUrl
+            // Something else answers there, so it is the URL that is wrong.
+            | ErrorKind::WrongProtocol
             | ErrorKind::InvalidConfig
             | ErrorKind::InvalidName
             | ErrorKind::InvalidFilter
@@ -65,9 +68,19 @@ pub(crate) fn failed(error: &Error) -> Exit {
         std::io::stderr(),
         "error: {}\n  remedy: {}",
         lines_without_controls(&text),
-        error.kind().entry().remedy
+        remedy(error.kind())
     );
     error.kind().into()
+}
+
+/// What to do. A command gives up where a program waits, so that it is told something else.
+pub(crate) fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Disconnected => {
+            "Is the bus running? `trunkline up` starts one on this host; --url or TRUNKLINE_URL says where another is."
+        }
+        kind => kind.entry().remedy,
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +92,8 @@ mod tests {
         for (kind, expected) in [
             (ErrorKind::InvalidUrl, 2),
             (ErrorKind::InvalidPosition, 2),
+            (ErrorKind::WrongProtocol, 2),
+            (ErrorKind::WrongVersion, 1),
             (ErrorKind::InUse, 1),
             (ErrorKind::DrainIncomplete, 1),
             (ErrorKind::Disconnected, 4),

@@ -9,6 +9,7 @@ mod config;
 mod exit;
 mod global;
 mod interrupt;
+mod link;
 mod open;
 
 mod console;
@@ -61,7 +62,12 @@ use interrupt::Interrupt;
     name = "trunkline",
     version,
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = "\
+First steps, each in a terminal of its own:
+  trunkline up
+  trunkline tail
+  trunkline pub order.placed '{\"total\":1}' --key o-1"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -132,6 +138,7 @@ async fn run(command: Command, global: &Global) -> Result<Exit> {
         // What runs until somebody stops it, or has to clean up, ends in its own way.
         Command::Pub(publish) => publish::run(&bus, publish, &mut console, interrupt).await,
         Command::Sub(sub) => sub::run(&bus, &sub, &mut console, interrupt).await,
+        Command::Replay(replay) => replay::run(&bus, &replay, &mut console, interrupt).await,
         Command::Tail(tail) => tail::run(&bus, &tail, &mut console, interrupt).await,
         Command::Bench(bench) => bench::run(&bus, &bench, &mut console, interrupt).await,
         // What has an end of its own was not done.
@@ -151,7 +158,6 @@ async fn run(command: Command, global: &Global) -> Result<Exit> {
 
 async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -> Result<Exit> {
     match command {
-        Command::Replay(replay) => replay::run(bus, &replay, console).await,
         Command::Streams(streams) => streams::run(bus, &streams, console).await,
         Command::Consumers(consumers) => consumers::run(bus, &consumers, console).await,
         Command::Explain(explain) => explain::run(bus, &explain, console).await,
@@ -159,6 +165,7 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
         | Command::Config(_)
         | Command::Completions(_)
         | Command::Pub(_)
+        | Command::Replay(_)
         | Command::Sub(_)
         | Command::Tail(_)
         | Command::Bench(_) => Ok(Exit::Done), // Were run above.
@@ -171,15 +178,20 @@ fn log(command: &Command, global: &Global) {
     let usual = match command {
         _ if global.quiet => "error",
         Command::Up(_) => "info",
-        _ => "warn",
+        // That the bus is away is told by the commands that wait for it, in words for people.
+        _ => "warn,trunkline::lifecycle=error",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .init();
+        .with_ansi(colours);
+    match command {
+        Command::Up(_) => log.init(),
+        // Somebody sits in front of it: what is wrong matters, not when and where in the code.
+        _ => log.without_time().with_target(false).init(),
+    }
 }
 
 /// The arguments of one command, as the parser reads them.

@@ -2,9 +2,10 @@
 
 mod many;
 mod outcome;
+mod told;
 
 use std::fs;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -111,16 +112,25 @@ pub(crate) async fn run(
 ) -> Result<Exit> {
     match options.what()? {
         What::One(event_type) => {
-            let event = one(&options, &event_type, bus.source())?;
+            let publishing = async {
+                let data = data(&options).await?;
+                let event = one(&options, &event_type, bus.source(), data)?;
+                publish_one(bus, event, console).await
+            };
             tokio::select! {
-                exit = publish_one(bus, event, console) => exit,
+                exit = publishing => exit,
                 () = interrupt.asked() => Ok(Exit::Interrupted),
             }
         }
         What::Lines(file) => {
             let max_bytes = bus.engine().limits().max_message * MAX_LINE_FACTOR;
             let input = match file {
-                None => crate::lines::read(std::io::stdin(), max_bytes),
+                None => {
+                    if std::io::stdin().is_terminal() {
+                        console.note("reading events from the terminal, one a line; ctrl-d ends");
+                    }
+                    crate::lines::read(std::io::stdin(), max_bytes)
+                }
                 Some(path) => {
                     let file = fs::File::open(&path)
                         .map_err(|error| unreadable(&path.to_string_lossy(), error))?;
@@ -163,7 +173,10 @@ async fn publish_one(bus: &Bus, event: Envelope, console: &mut Console) -> Resul
                 let outcome = Outcome::of(None, other);
                 console.say(format_args!("{outcome}"));
                 if let Published::Refused(error) = other {
-                    console.say(format_args!("  remedy: {}", error.kind().entry().remedy));
+                    console.say(format_args!(
+                        "  remedy: {}",
+                        crate::exit::remedy(error.kind())
+                    ));
                 }
             }
         }
@@ -173,13 +186,12 @@ async fn publish_one(bus: &Bus, event: Envelope, console: &mut Console) -> Resul
 }
 
 /// The event that the arguments describe.
-fn one(options: &Pub, event_type: &str, bus_source: &str) -> Result<Envelope> {
+fn one(options: &Pub, event_type: &str, bus_source: &str, data: Data) -> Result<Envelope> {
     let id = match &options.id {
         Some(id) => EventId::new(id)?,
         None => EventId::generate(SystemClock.now()),
     };
     let source = options.source.as_deref().unwrap_or(bus_source);
-    let data = data(options)?;
     let mut event = Envelope::new(id, source, event_type, data)?.with_own_correlation();
     if let Some(key) = &options.key {
         event = event.with_key(key.as_str());
@@ -190,19 +202,13 @@ fn one(options: &Pub, event_type: &str, bus_source: &str) -> Result<Envelope> {
     Ok(event)
 }
 
-fn data(options: &Pub) -> Result<Data> {
+async fn data(options: &Pub) -> Result<Data> {
     let Some(text) = &options.data else {
         return Ok(Data::None);
     };
     let bytes = match text.strip_prefix('@') {
         None => Bytes::copy_from_slice(text.as_bytes()),
-        Some("-") => {
-            let mut bytes = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut bytes)
-                .map_err(|error| unreadable("standard input", error))?;
-            bytes.into()
-        }
+        Some("-") => standard_input().await?,
         Some(path) => fs::read(path)
             .map_err(|error| unreadable(path, error))?
             .into(),
@@ -220,6 +226,20 @@ fn data(options: &Pub) -> Result<Data> {
         }
         _ => Data::Binary(bytes),
     })
+}
+
+/// All of standard input, read on a thread of its own: ctrl-c must end a command that waits for it.
+async fn standard_input() -> Result<Bytes> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().read_to_end(&mut bytes);
+        // Whoever asked may have been interrupted.
+        let _ = sender.send(read.map(|_| bytes.into()));
+    });
+    let lost = |_| Error::new(ErrorKind::Internal, "standard input was lost");
+    let read = receiver.await.map_err(lost)?;
+    read.map_err(|error| unreadable("standard input", error))
 }
 
 /// The event of one line.
@@ -259,9 +279,9 @@ mod tests {
     use super::*;
     use crate::console::tests::kept;
 
-    fn envelope(arguments: &[&str]) -> Result<Envelope> {
+    async fn envelope(arguments: &[&str]) -> Result<Envelope> {
         let options = crate::parsed::<Pub>(arguments);
-        one(&options, "a.b", "/bus")
+        one(&options, "a.b", "/bus", data(&options).await?)
     }
 
     #[test]
@@ -296,19 +316,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn data_is_json_unless_told_otherwise() {
-        let event = envelope(&["a.b", " {\"n\":1} ", "--key", "k", "--id", "x"]).unwrap();
+    #[tokio::test]
+    async fn data_is_json_unless_told_otherwise() {
+        let event = envelope(&["a.b", " {\"n\":1} ", "--key", "k", "--id", "x"])
+            .await
+            .unwrap();
         assert_eq!(event.data().to_bytes().unwrap().as_ref(), b"{\"n\":1}");
         assert_eq!((event.key(), event.source()), (Some("k"), "/bus"));
-        assert_eq!(envelope(&["a.b"]).unwrap().data(), &Data::None);
-        let event = envelope(&["a.b", "hello", "--content-type", "text/plain"]).unwrap();
+        assert_eq!(envelope(&["a.b"]).await.unwrap().data(), &Data::None);
+        let event = envelope(&["a.b", "hello", "--content-type", "text/plain"])
+            .await
+            .unwrap();
         assert_eq!(event.data(), &Data::Text("hello".into()));
-        let event = envelope(&["a.b", "hello", "--content-type", "image/png"]).unwrap();
+        let event = envelope(&["a.b", "hello", "--content-type", "image/png"])
+            .await
+            .unwrap();
         assert_eq!(event.data(), &Data::Binary(Bytes::from_static(b"hello")));
-        let error = envelope(&["a.b", "hello"]).unwrap_err();
+        let error = envelope(&["a.b", "hello"]).await.unwrap_err();
         assert!(error.message().contains("--content-type"), "{error}");
-        let error = envelope(&["a.b", "@/no/such/file"]).unwrap_err();
+        let error = envelope(&["a.b", "@/no/such/file"]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }
 

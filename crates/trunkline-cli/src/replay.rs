@@ -2,15 +2,17 @@
 
 use clap::Args;
 use trunkline::history::{End, Progress};
-use trunkline::{Bus, Filter, Incoming, Item, Name, Result, Start};
+use trunkline::{Bus, Filter, History, Incoming, Item, Name, Result, Start};
 
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::figures::grouped;
+use crate::interrupt::Interrupt;
+use crate::link::LinkNews;
 use crate::moment::{end, start};
 use crate::row::{Payload, Rows};
 use crate::sub::{filter, or_all};
-use crate::wire_line::{event_line, hint, positioned_line, remark};
+use crate::wire_line::{event_line, following, hint, positioned_line, remark};
 
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
@@ -39,7 +41,31 @@ pub(crate) struct Replay {
     utc: bool,
 }
 
-pub(crate) async fn run(bus: &Bus, options: &Replay, console: &mut Console) -> Result<Exit> {
+pub(crate) async fn run(
+    bus: &Bus,
+    options: &Replay,
+    console: &mut Console,
+    mut interrupt: Interrupt,
+) -> Result<Exit> {
+    let mut writer = Writer::new(options, console);
+    let history = tokio::select! {
+        history = stored(bus, options, console, &mut writer) => history?,
+        () = interrupt.asked() => return Ok(Exit::Interrupted),
+    };
+    if options.follow {
+        follow(bus, options, history, console, &mut writer, interrupt).await
+    } else {
+        Ok(Exit::Done)
+    }
+}
+
+/// What there was when it began.
+async fn stored(
+    bus: &Bus,
+    options: &Replay,
+    console: &mut Console,
+    writer: &mut Writer,
+) -> Result<History> {
     let filters = or_all(&options.filters);
     let mut history = bus.history(&filters, options.from).await?;
     if let Some(stream) = &options.stream {
@@ -48,7 +74,6 @@ pub(crate) async fn run(bus: &Bus, options: &Replay, console: &mut Console) -> R
     if let Some(end) = options.to {
         history = history.until(end);
     }
-    let mut writer = Writer::new(options, console);
     // A terminal that shows the events needs no other progress.
     let draws = !console.on_terminal;
     let mut count = 0;
@@ -65,19 +90,38 @@ pub(crate) async fn run(bus: &Bus, options: &Replay, console: &mut Console) -> R
     if count == 0 && !options.filters.is_empty() {
         hint(bus, &filters, console).await;
     }
-    if !options.follow {
-        return Ok(Exit::Done);
-    }
+    Ok(history)
+}
+
+/// What comes after it.
+async fn follow(
+    bus: &Bus,
+    options: &Replay,
+    history: History,
+    console: &mut Console,
+    writer: &mut Writer,
+    mut interrupt: Interrupt,
+) -> Result<Exit> {
     let mut events = history.follow().await?;
+    following(console, &or_all(&options.filters));
+    let mut link = LinkNews::of(bus);
     let mut items = Vec::new();
-    while events.recv_many(256, &mut items).await > 0 {
+    loop {
+        tokio::select! {
+            biased;
+            // There is no other way to end it.
+            () = interrupt.asked() => return Ok(Exit::Done),
+            news = link.next() => console.note(news),
+            came = events.recv_many(256, &mut items) => if came == 0 {
+                console.say("the bus was closed");
+                return Ok(Exit::Unreachable);
+            },
+        }
         for item in items.drain(..) {
             writer.write(console, &item)?;
         }
         console.out.flush()?;
     }
-    console.say("the bus was closed");
-    Ok(Exit::Unreachable)
 }
 
 fn done(count: u64, Progress { done, total }: Progress) -> String {
@@ -140,7 +184,9 @@ mod tests {
         let options = crate::parsed::<Replay>(arguments);
         let (mut console, out, talk) = kept(80);
         console.json = true;
-        let exit = run(bus, &options, &mut console).await.unwrap();
+        let exit = run(bus, &options, &mut console, Interrupt::never())
+            .await
+            .unwrap();
         assert_eq!(exit, Exit::Done);
         (out.text(), talk.text())
     }
@@ -200,7 +246,9 @@ mod tests {
     async fn an_unknown_stream_is_an_error() {
         let bus = filled().await;
         let options = crate::parsed::<Replay>(&["--stream", "NONE"]);
-        let error = run(&bus, &options, &mut kept(80).0).await.unwrap_err();
+        let error = run(&bus, &options, &mut kept(80).0, Interrupt::never())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), trunkline::ErrorKind::NoSuchStream);
     }
 
@@ -210,7 +258,7 @@ mod tests {
         let options = crate::parsed::<Replay>(&["--follow", "--from", "4"]);
         let (mut console, out, _) = kept(80);
         console.json = true;
-        let running = run(&bus, &options, &mut console);
+        let running = run(&bus, &options, &mut console, Interrupt::never());
         let publishing = async {
             publish(&bus, "order.paid", "e5", None, "{}").await;
             // What is shown is the sign that it follows; closing ends it.

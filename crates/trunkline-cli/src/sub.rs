@@ -9,8 +9,9 @@ use trunkline::{Bus, ErrorKind, Filter, Incoming, Item, Result, Start, Subscript
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
+use crate::link::LinkNews;
 use crate::moment::duration;
-use crate::wire_line::{event_line, hint, remark};
+use crate::wire_line::{event_line, following, hint, remark};
 
 /// What is taken of what is ready before it is shown.
 const AT_ONCE: usize = 256;
@@ -62,6 +63,8 @@ pub(crate) async fn run(
         }
     };
     tokio::pin!(timeout);
+    following(console, &filters);
+    let mut link = LinkNews::of(bus);
     let mut count = 0;
     let mut items = Vec::new();
     let wanted = options.count.map(NonZeroU64::get);
@@ -73,6 +76,7 @@ pub(crate) async fn run(
             () = interrupt.asked() => return Ok(Exit::Done),
             // Before the events: a busy bus must not put it off.
             () = &mut timeout => return Ok(if count >= wanted.unwrap_or(1) { Exit::Done } else { Exit::Failed }),
+            news = link.next() => console.note(news),
             came = events.recv_many(room, &mut items) => if came == 0 {
                 console.say("the bus was closed");
                 return Ok(Exit::Unreachable);

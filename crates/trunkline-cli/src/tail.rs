@@ -6,11 +6,12 @@ use trunkline::{Bus, Filter, Incoming, Item, Result, Start};
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
+use crate::link::LinkNews;
 use crate::look;
 use crate::replay::parsed_start;
 use crate::row::{Payload, Rows};
 use crate::sub::{filter, follow, or_all};
-use crate::wire_line::{event_line, hint, remark};
+use crate::wire_line::{event_line, following, hint, remark};
 
 /// What is taken of what is ready before it is shown.
 const AT_ONCE: usize = 256;
@@ -68,11 +69,14 @@ pub(crate) async fn run(
     if !given.is_empty() && !options.live {
         hint(bus, &filters, console).await;
     }
+    following(console, &filters);
+    let mut link = LinkNews::of(bus);
     let mut items = Vec::new();
     loop {
         tokio::select! {
             biased;
             () = interrupt.asked() => return Ok(Exit::Done),
+            news = link.next() => console.note(news),
             came = events.recv_many(AT_ONCE, &mut items) => if came == 0 {
                 console.say("the bus was closed");
                 return Ok(Exit::Unreachable);
@@ -107,6 +111,9 @@ async fn stored(
     }
     if !shown {
         hint(bus, filters, console).await;
+        if filters == [Filter::all()] && options.keys.is_empty() {
+            console.note("no event is stored yet");
+        }
     }
     Ok(Exit::Done)
 }
@@ -191,7 +198,10 @@ mod tests {
             without_times(&out.text()),
             ["mail.sent  \"to you\"", "order.placed  ␛[31m  {}"]
         );
-        assert_eq!(talk.text(), "the bus was closed\n");
+        assert_eq!(
+            talk.text(),
+            "following all events; ctrl-c ends it\nthe bus was closed\n"
+        );
     }
 
     #[tokio::test]

@@ -60,6 +60,16 @@ impl Up {
 /// listens.
 pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
     let config = options.over(configuration(global)?.config, global);
+    if config.url.reveal().starts_with("http:") {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "{} is a bus that runs already, and `up` is to run one; name an engine of its own, as memory:, \
+                 and see whether TRUNKLINE_URL is meant for other commands",
+                config.url
+            ),
+        ));
+    }
     let listen = config.door.listen;
     if !config.door.expose && !listen.ip().is_loopback() {
         return Err(Error::new(

@@ -49,6 +49,9 @@ pub(crate) fn remark<T>(console: &mut Console, item: &Item<T>) {
             gap.to,
             grouped(gap.at_most())
         )),
+        Item::Reset { stream } => console.note(format_args!(
+            "note: the bus was restarted and had kept nothing: stream {stream} begins anew"
+        )),
         Item::Resumed => console.note(
             "note: the connection was lost and is back; ephemeral events in between are gone",
         ),
@@ -56,6 +59,17 @@ pub(crate) fn remark<T>(console: &mut Console, item: &Item<T>) {
         // `Item` may grow; that there was something is all that can be told.
         _ => console.note("note: the bus told something that this version does not know"),
     }
+}
+
+/// Says that events come from now on: until one does nothing else tells that all is well, and
+/// whoever waits for it may publish without missing any.
+pub(crate) fn following(console: &mut Console, filters: &[Filter]) {
+    let names: Vec<&str> = filters.iter().map(Filter::as_str).collect();
+    let what = match names.as_slice() {
+        [">"] => "all events".to_owned(),
+        names => names.join(", "),
+    };
+    console.note(format_args!("following {what}; ctrl-c ends it"));
 }
 
 /// Names the filter that was probably meant, where one matches nothing that is stored.

@@ -3,70 +3,12 @@
 // Helpers of tests are tests to a reader, though not to clippy.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+#[path = "support/mod.rs"]
+mod support;
 
-/// No test should need a fraction of this.
-const WATCHDOG: Duration = Duration::from_secs(30);
+use std::process::{Command, Stdio};
 
-fn trunkline(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
-    command.args(arguments);
-    for name in ["TRUNKLINE_URL", "RUST_LOG", "NO_COLOR", "COLUMNS"] {
-        command.env_remove(name);
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(what()));
-    receiver.recv_timeout(WATCHDOG).expect("it ends in time")
-}
-
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-fn ends(mut command: Command) -> Ended {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = in_time(move || command.output().unwrap());
-    Ended {
-        code: status.code().unwrap(),
-        stdout: String::from_utf8(stdout).unwrap(),
-        stderr: String::from_utf8(stderr).unwrap(),
-    }
-}
-
-fn run(arguments: &[&str]) -> Ended {
-    ends(trunkline(arguments))
-}
-
-/// Runs it with that text on its standard input.
-fn fed(arguments: &[&str], input: &'static str) -> Ended {
-    let mut child = trunkline(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    let output = in_time(move || child.wait_with_output().unwrap());
-    Ended {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
+use support::{Running, ends, fed, run, trunkline};
 
 #[cfg(unix)]
 #[test]
@@ -141,7 +83,7 @@ fn exit_codes_are_those_of_the_table() {
 #[test]
 fn lines_on_standard_input_are_published_and_summed_up() {
     let ended = fed(
-        &["pub", "-", "--type", "a.b", "--url", "memory:", "--json"],
+        trunkline(&["pub", "-", "--type", "a.b", "--url", "memory:", "--json"]),
         "1\r\nnonsense\n3",
     );
     assert_eq!(ended.code, 3, "{}", ended.stderr);
@@ -165,33 +107,15 @@ fn lines_on_standard_input_are_published_and_summed_up() {
 #[test]
 fn ctrl_c_gives_the_summary_although_the_input_goes_on() {
     let arguments = ["pub", "-", "--type", "a.b", "--url", "memory:"];
-    let mut child = trunkline(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publishing = Running::start(trunkline(&arguments));
     // A refused line is told at once, which is the sign that the command is at work.
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\nnonsense\n").unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let (told, stderr) = in_time(move || {
-        let mut told = String::new();
-        stderr.read_line(&mut told).unwrap();
-        (told, stderr)
-    });
-    assert!(told.starts_with("line 2: refused: TL-0005"), "{told}");
-    let id = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = in_time(move || child.wait_with_output().unwrap());
-    assert_eq!(output.status.code(), Some(130));
-    let stdout = String::from_utf8(output.stdout).unwrap();
+    publishing.feed("1\nnonsense\n");
+    publishing.err.until("line 2: refused: TL-0005");
+    let stdout = publishing.interrupted().with(130).stdout;
     assert!(
         stdout.starts_with("stored 1 (0 duplicates) · refused 1"),
         "{stdout}"
     );
-    drop((stdin, stderr));
 }
 
 /// On Linux, where it can be seen whether a process handles SIGINT already.
@@ -199,27 +123,12 @@ fn ctrl_c_gives_the_summary_although_the_input_goes_on() {
 #[test]
 fn ctrl_c_is_how_a_follower_ends_well() {
     for command in ["sub", "tail"] {
-        let mut child = trunkline(&[command, "--url", "memory:"]).spawn().unwrap();
-        let id = child.id().to_string();
-        let code = in_time(move || {
-            while !catches_interrupts(&id) {
-                thread::yield_now();
-            }
-            let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
-            assert!(sent.success());
-            child.wait().unwrap().code()
-        });
+        let follower = Running::start(trunkline(&[command, "--url", "memory:"]));
+        follower.until_it_heeds_interrupts();
+        let code = follower.interrupted().code;
         // It may have been about to open the bus.
-        assert!([Some(0), Some(130)].contains(&code), "{command}: {code:?}");
+        assert!([0, 130].contains(&code), "{command}: {code}");
     }
-}
-
-#[cfg(target_os = "linux")]
-fn catches_interrupts(process: &str) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-    mask & 0b10 != 0
 }
 
 #[test]

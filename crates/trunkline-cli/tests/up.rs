@@ -3,76 +3,30 @@
 // Helpers of tests are tests to a reader, though not to clippy.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 
-/// No test should need a fraction of this.
-const WATCHDOG: Duration = Duration::from_secs(30);
+use support::{Up, WATCHDOG, run};
 
-fn trunkline(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
-    command
-        .args(arguments)
-        .env_remove("TRUNKLINE_URL")
-        .env_remove("RUST_LOG");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
+/// A bus and its door, asked by hand.
+struct Asked(Up);
 
-/// What must happen before the watchdog bites.
-fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(what()));
-    receiver.recv_timeout(WATCHDOG).expect("it ends in time")
-}
-
-fn ends(mut command: Command) -> (i32, String) {
-    let Output { status, stderr, .. } = in_time(move || command.output().unwrap());
-    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-/// A running bus; killed if a test ends without stopping it.
-struct Up {
-    child: Child,
-    authority: String,
-}
-
-impl Up {
+impl Asked {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = trunkline(&["up", "--listen", "127.0.0.1:0", "--json"]);
-        let mut child = command.args(arguments).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let line = in_time(move || {
-            let mut line = String::new();
-            BufReader::new(stdout).read_line(&mut line).unwrap();
-            line
-        });
-        let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["engine"], "memory");
-        let authority = line["listening"]
-            .as_str()
-            .unwrap()
-            .strip_prefix("http://")
-            .unwrap()
-            .to_owned();
-        Self { child, authority }
+        Self(Up::start(arguments))
     }
 
     /// Sends a request and gives the connection, the answer unread.
     fn send(&self, request: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.authority).unwrap();
+        let mut stream = TcpStream::connect(&self.0.authority).unwrap();
         stream.set_read_timeout(Some(WATCHDOG)).unwrap();
         stream
-            .write_all(request.replace("$HOST", &self.authority).as_bytes())
+            .write_all(request.replace("$HOST", &self.0.authority).as_bytes())
             .unwrap();
         stream
     }
@@ -96,30 +50,6 @@ impl Up {
         until(&mut tail, "id: ");
         tail
     }
-
-    #[cfg(unix)]
-    fn terminate(mut self) -> (i32, String) {
-        let killed = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(killed.success());
-        let mut stderr = self.child.stderr.take().unwrap();
-        let text = in_time(move || {
-            let mut text = String::new();
-            stderr.read_to_string(&mut text).unwrap();
-            text
-        });
-        (self.child.wait().unwrap().code().unwrap(), text)
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        // It may have ended already, which is what most tests want.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The first line that begins so, without its end.
@@ -140,7 +70,7 @@ fn until(reader: &mut impl BufRead, start: &str) -> String {
 #[cfg(unix)]
 #[test]
 fn what_is_published_arrives_and_sigterm_ends_it_well() {
-    let up = Up::start(&["--source", "/shop"]);
+    let up = Asked::start(&["--source", "/shop"]);
     let mut tail = up.tail();
     let answer = up.publish("{\"total\":7}");
     assert!(
@@ -153,8 +83,8 @@ fn what_is_published_arrives_and_sigterm_ends_it_well() {
         (&event["source"], &event["data"]["total"]),
         (&Value::from("/shop"), &Value::from(7))
     );
-    let authority = up.authority.clone();
-    let (code, stderr) = up.terminate();
+    let authority = up.0.authority.clone();
+    let (code, stderr) = up.0.terminate();
     assert_eq!(code, 0, "{stderr}");
     for part in [
         &format!("listens on http://{authority}"),
@@ -173,7 +103,7 @@ fn what_is_published_arrives_and_sigterm_ends_it_well() {
 
 #[test]
 fn a_body_over_the_limit_is_refused() {
-    let up = Up::start(&["--max-body", "10"]);
+    let up = Asked::start(&["--max-body", "10"]);
     let answer = up.publish("{\"total\":1234}");
     assert!(
         answer.starts_with("HTTP/1.1 413") && answer.contains("TL-0101"),
@@ -185,11 +115,9 @@ fn a_body_over_the_limit_is_refused() {
 fn a_busy_port_is_told_with_a_remedy() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = busy.local_addr().unwrap().to_string();
-    let (code, stderr) = ends(trunkline(&["up", "--listen", &address]));
-    assert_eq!(code, 1);
-    for part in ["TL-0310", &address, "--listen"] {
-        assert!(stderr.contains(part), "{stderr}");
-    }
+    let ended = run(&["up", "--listen", &address]);
+    assert_eq!(ended.code, 1);
+    ended.says(&["TL-0310", &address, "--listen"]);
 }
 
 #[test]
@@ -200,6 +128,7 @@ fn wrong_usage_ends_with_2_and_names_the_fault() {
             "carrier-pigeon",
         ),
         (&["up", "--url", "memory:?size=1"], "is not an option"),
+        (&["up", "--url", "http://127.0.0.1:7400"], "runs already"),
         (&["up", "--listn", "127.0.0.1:0"], "--listen"),
         (&["up", "--listen", "nowhere"], "127.0.0.1:7400"),
         (&["up", "--listen", "0.0.0.0:0"], "--expose"),
@@ -208,8 +137,6 @@ fn wrong_usage_ends_with_2_and_names_the_fault() {
         (&["fly"], "fly"),
         (&[], "up"),
     ] {
-        let (code, stderr) = ends(trunkline(arguments));
-        assert_eq!(code, 2, "{arguments:?}: {stderr}");
-        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+        run(arguments).with(2).says(&[part]);
     }
 }

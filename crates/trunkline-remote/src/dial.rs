@@ -129,7 +129,9 @@ impl HttpDial {
             WebSocketError::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
                 Error::new(
                     ErrorKind::Disconnected,
-                    format!("{url} broke off the connection"),
+                    format!(
+                        "{url} takes connections but breaks them off; if that stays so, it is no Trunkline bus"
+                    ),
                 )
                 .caused_by(error)
             }

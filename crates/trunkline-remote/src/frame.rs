@@ -111,6 +111,24 @@ pub(crate) enum Call {
     },
 }
 
+impl Call {
+    /// Whether it does something, or only asks.
+    pub(crate) fn changes(&self) -> bool {
+        match self {
+            Self::Append { .. }
+            | Self::Remove { .. }
+            | Self::Settle { .. }
+            | Self::Commit { .. }
+            | Self::Apply { .. } => true,
+            Self::Read { .. }
+            | Self::Scan { .. }
+            | Self::Inspect
+            | Self::Backlog { .. }
+            | Self::Subjects { .. } => false,
+        }
+    }
+}
+
 wire_enum!(Call {
     0 => Append { stream, batch, mode },
     1 => Read { stream, from, filters, max },

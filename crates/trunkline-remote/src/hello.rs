@@ -45,6 +45,15 @@ pub(crate) struct Greeting {
     pub(crate) verdict: Verdict,
 }
 
+/// What every release says, whatever else it does.
+#[derive(Debug, Deserialize)]
+struct Versions {
+    trunkline: String,
+    oldest: u32,
+    newest: u32,
+    software: String,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
@@ -121,12 +130,15 @@ impl Greeting {
 
     /// Reads what a server said.
     pub(crate) fn read(bytes: &[u8]) -> Result<Welcome> {
-        let greeting: Self =
+        // The versions first: a later release may give a verdict that this one cannot read.
+        let versions: Versions =
             serde_json::from_slice(bytes).map_err(|error| not_ours().caused_by(error))?;
-        if greeting.trunkline != PROTOCOL {
+        if versions.trunkline != PROTOCOL {
             return Err(not_ours());
         }
-        shared(greeting.oldest..=greeting.newest, &greeting.software)?;
+        shared(versions.oldest..=versions.newest, &versions.software)?;
+        let greeting: Self =
+            serde_json::from_slice(bytes).map_err(|error| not_ours().caused_by(error))?;
         match greeting.verdict {
             Verdict::Welcome(welcome) if VERSIONS.contains(&welcome.version) => Ok(welcome),
             Verdict::Welcome(welcome) => {

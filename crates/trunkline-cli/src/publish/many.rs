@@ -10,18 +10,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use trunkline::{Bus, Error, ErrorKind, Link, Published, RawEvent, Result};
 
-use super::outcome::{Outcome, Report};
+use super::outcome::{Outcome, Report, never_arrived};
+use super::told::Told;
 use super::{Pub, of_line};
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::figures::{grouped, rate};
 use crate::interrupt::Interrupt;
 use crate::lines::{Block, Line};
+use crate::link::LinkNews;
 
 /// Bytes of lines that wait for their turn; beyond it reading stops until a batch is done.
 const MAX_WAITING_BYTES: usize = 4 << 20;
-/// Refused and unknown lines that people are told of one by one.
-const MAX_TOLD: u64 = 20;
 
 pub(super) async fn run(
     bus: &Bus,
@@ -30,7 +30,8 @@ pub(super) async fn run(
     console: &mut Console,
     mut interrupt: Interrupt,
 ) -> Result<Exit> {
-    let mut work = Work::new(bus);
+    let mut work = Work::new(bus, options);
+    let mut link = LinkNews::of(bus);
     let mut end: Option<End> = None;
     loop {
         let goes_on = end.as_ref().is_none_or(End::lets_waiting_go);
@@ -50,6 +51,7 @@ pub(super) async fn run(
                     end = Some(End::BusGone);
                 }
             }
+            news = link.next() => console.note(news),
             block = input.recv(), if reads => match block {
                 Some(Ok(lines)) => work.read(options, lines, bus.source()),
                 Some(Err(error)) => end = Some(End::InputFailed(error)),
@@ -99,8 +101,11 @@ struct Work {
     waiting_bytes: usize,
     under_way: Option<Batch>,
     report: Report,
-    /// Lines of which people were told, or would have been.
-    told: u64,
+    told: Told,
+    /// The first line of a batch of which, from there on, nothing reached the bus.
+    never_arrived: Option<u64>,
+    /// Lines are CloudEvents with ids of their own, and not data that gets a new id each time.
+    own_ids: bool,
 }
 
 #[derive(Serialize)]
@@ -115,7 +120,7 @@ struct Summary {
 }
 
 impl Work {
-    fn new(bus: &Bus) -> Self {
+    fn new(bus: &Bus, options: &Pub) -> Self {
         let limits = bus.engine().limits();
         Self {
             began: Instant::now(),
@@ -125,7 +130,9 @@ impl Work {
             waiting_bytes: 0,
             under_way: None,
             report: Report::default(),
-            told: 0,
+            told: Told::default(),
+            never_arrived: None,
+            own_ids: options.lines_type.is_none(),
         }
     }
 
@@ -176,16 +183,36 @@ impl Work {
     }
 
     /// Tells what became of a batch, and whether the bus seems to be gone: of nothing that it was
-    /// given the outcome is known.
+    /// given the outcome is known, or the last of it never arrived there.
     fn tell(&mut self, console: &mut Console, (lines, published): Answer) -> Result<bool> {
         let tried = published.len() as u64;
         let unknown_before = self.report.unknown();
         let mut published = published.into_iter();
+        let mut outcomes: Vec<(u64, bool, Published)> = Vec::with_capacity(lines.len());
         for (number, refused) in lines {
+            let was_given = refused.is_none();
             let outcome = match refused {
                 Some(error) => Published::Refused(error),
                 None => published.next().unwrap_or_else(unanswered),
             };
+            outcomes.push((number, was_given, outcome));
+        }
+        let arrived = |(_, was_given, outcome): &(u64, bool, Published)| {
+            *was_given && !never_arrived(outcome)
+        };
+        let after = outcomes
+            .iter()
+            .rposition(arrived)
+            .map_or(0, |last| last + 1);
+        let first_lost = outcomes[after..]
+            .iter()
+            .position(|(_, was_given, _)| *was_given);
+        if let Some(first) = first_lost {
+            // Not tried, as what waits behind it.
+            self.never_arrived = Some(outcomes[after + first].0);
+            outcomes.truncate(after + first);
+        }
+        for (number, _, outcome) in outcomes {
             self.report.count(&outcome);
             if !matches!(outcome, Published::Stored(_) | Published::Sent(_)) {
                 self.tell_one(console, number, &outcome)?;
@@ -201,7 +228,7 @@ impl Work {
             )
         });
         let unknown = self.report.unknown() - unknown_before;
-        Ok(self.report.met_a_closed_bus() || (tried > 0 && unknown >= tried))
+        Ok(self.never_arrived.is_some() || (tried > 0 && unknown >= tried))
     }
 
     fn tell_one(&mut self, console: &mut Console, number: u64, outcome: &Published) -> Result<()> {
@@ -209,24 +236,21 @@ impl Work {
         if console.json {
             return console.json_line(&outcome);
         }
-        self.told += 1;
-        if self.told <= MAX_TOLD {
-            console.say(outcome);
-        }
+        self.told.tell(console, number, &outcome);
         Ok(())
     }
 
     fn finish(self, console: &mut Console, end: End) -> Result<Exit> {
-        if self.told > MAX_TOLD {
-            let more = grouped(self.told - MAX_TOLD);
-            console.say(format_args!(
-                "… and {more} more; with --json all of them are told"
-            ));
-        }
+        self.told.finish(console);
         if self.report.unknown() > 0 {
-            console.say("unknown: perhaps stored; publish them again with the same ids");
+            console.say(if self.own_ids {
+                "unknown: perhaps stored; publish them again with the same ids"
+            } else {
+                "unknown: perhaps stored; look for their ids first, because these lines get new ones when they are published again"
+            });
         }
-        let stopped_before_line = self.waiting.front().map(|waiting| waiting.number);
+        let waiting = self.waiting.front().map(|waiting| waiting.number);
+        let stopped_before_line = self.never_arrived.or(waiting);
         let what = match &end {
             End::Input | End::InputFailed(_) => None,
             End::Interrupted => Some("stopped"),
@@ -401,8 +425,8 @@ mod tests {
     async fn people_are_told_of_the_first_twenty() {
         let done = published(&["-"], false, &"nonsense\n".repeat(25)).await;
         assert_eq!(done.exit.unwrap(), Exit::Failed);
-        assert_eq!(done.talk.lines().count(), 21);
-        assert!(done.talk.contains("… and 5 more"), "{}", done.talk);
+        assert_eq!(done.talk.lines().count(), 22);
+        assert!(done.talk.contains("… and 5 more refused"), "{}", done.talk);
     }
 
     #[tokio::test]

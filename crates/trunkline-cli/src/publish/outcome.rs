@@ -38,6 +38,10 @@ struct Fault {
 }
 
 impl Outcome {
+    pub(super) fn is_unknown(&self) -> bool {
+        self.status == "unknown"
+    }
+
     pub(super) fn of(line: Option<u64>, published: &Published) -> Self {
         let failed = |status, error: &Error| Self {
             line,
@@ -78,6 +82,15 @@ impl Outcome {
     }
 }
 
+/// Whether an event never reached the bus, so that it was not tried at all.
+pub(super) fn never_arrived(published: &Published) -> bool {
+    matches!(
+        published,
+        Published::Refused(error)
+            if matches!(error.kind(), ErrorKind::Closed | ErrorKind::Disconnected)
+    )
+}
+
 /// `line 17: refused: TL-…: …`, with the id of an event that is perhaps stored.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +101,7 @@ impl fmt::Display for Outcome {
         if let Some(Fault { code, detail, .. }) = &self.error {
             write!(f, ": {code}: {detail}")?;
         }
-        if self.status == "unknown"
+        if self.is_unknown()
             && let Some(id) = &self.id
         {
             write!(f, " (id {id})")?;
@@ -118,9 +131,9 @@ pub(super) struct Report {
     /// Refused because the bus does not allow it.
     #[serde(skip)]
     forbidden: u64,
-    /// The bus was closed before it was tried.
+    /// Never reached the bus.
     #[serde(skip)]
-    closed: u64,
+    unreached: u64,
 }
 
 impl Report {
@@ -135,7 +148,7 @@ impl Report {
                 self.refused += 1;
                 match error.kind() {
                     ErrorKind::NotPermitted => self.forbidden += 1,
-                    ErrorKind::Closed => self.closed += 1,
+                    ErrorKind::Closed | ErrorKind::Disconnected => self.unreached += 1,
                     _ => {}
                 }
             }
@@ -151,17 +164,12 @@ impl Report {
         self.unknown
     }
 
-    /// Whether the bus refused because it was closed.
-    pub(super) fn met_a_closed_bus(&self) -> bool {
-        self.closed > 0
-    }
-
     pub(super) fn all(&self) -> u64 {
         self.done() + self.refused + self.unknown
     }
 
     pub(super) fn exit(&self) -> Exit {
-        if self.unknown + self.closed > 0 {
+        if self.unknown + self.unreached > 0 {
             Exit::Unreachable
         } else if self.refused == 0 {
             Exit::Done
@@ -226,6 +234,7 @@ mod tests {
             (vec![refused(ErrorKind::NotPermitted)], Exit::NotPermitted),
             (vec![stored(false), no(), unknown()], Exit::Unreachable),
             (vec![refused(ErrorKind::Closed)], Exit::Unreachable),
+            (vec![refused(ErrorKind::Disconnected)], Exit::Unreachable),
         ] {
             let mut report = Report::default();
             outcomes.iter().for_each(|outcome| report.count(outcome));

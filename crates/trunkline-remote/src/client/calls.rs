@@ -134,6 +134,8 @@ pub(super) struct Ticket {
     answer: oneshot::Receiver<Result<Answer, Failed>>,
     deadline: Instant,
     limit: Duration,
+    /// Without that it does not matter whether it happened.
+    changes: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -168,6 +170,7 @@ impl Shared {
             }
         };
         let (sender, answer) = oneshot::channel();
+        let changes = call.changes();
         let id = self.new_id();
         let request = frame(&Request::Call { id, call });
         if request.len() > MAX_CALL_BYTES {
@@ -200,6 +203,7 @@ impl Shared {
             answer,
             deadline,
             limit,
+            changes,
             _permit: permit,
         })
     }
@@ -335,7 +339,7 @@ impl Shared {
         }
     }
 
-    /// Of a reader that was not opened in time.
+    /// Of something that was asked and not answered in time.
     pub(super) fn unanswered(&self, limit: Duration) -> Error {
         match &*self.link.borrow() {
             Link::Disconnected { reason, .. } => Error::new(
@@ -382,6 +386,9 @@ impl Ticket {
                 shared.idle.notify_waiters();
                 if shared.line.take_back(self.id) {
                     return Err(Failed::never_sent(shared.unsent(self.limit)));
+                }
+                if !self.changes {
+                    return Err(Failed::never_sent(shared.unanswered(self.limit)));
                 }
                 Err(shared.perhaps(&format!("there was no answer within {:?}", self.limit)))
             }
