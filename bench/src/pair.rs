@@ -61,6 +61,8 @@ pub enum Target {
     NsPerEvent(f64),
     /// Round trips, whatever the baseline does.
     Latency { p50_ns: u64, p99_ns: u64 },
+    /// None: the row tells what something costs.
+    NotSet,
 }
 
 impl Contender {

@@ -2,6 +2,7 @@
 
 use crate::ours;
 use crate::pair::{Contender, Pair, Target};
+use crate::remote;
 use crate::rivals::ruststream_memory::{self, Handler, Producing};
 use crate::rivals::{routing, tokio_channels};
 use crate::runtime::Flavour;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Pair> {
     );
     pairs.extend(Flavour::ALL.map(json_struct));
     pairs.extend(route());
+    pairs.extend(remote::pairs());
     pairs
 }
 

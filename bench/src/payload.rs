@@ -20,6 +20,23 @@ impl Tick {
     }
 }
 
+/// The answer to a [`Tick`], of another type so that both can travel on one bus.
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "tick.answered", ephemeral)]
+pub struct Tock {
+    pub sequence: u64,
+    pub values: [u64; 31],
+}
+
+impl From<&Tick> for Tock {
+    fn from(tick: &Tick) -> Self {
+        Self {
+            sequence: tick.sequence,
+            values: tick.values,
+        }
+    }
+}
+
 /// Two integers: the body of ruststream's own benchmark, whose decoding allocates nothing.
 #[derive(Clone, Debug, Event, Serialize, Deserialize)]
 #[event(type = "order.small")]

@@ -58,7 +58,7 @@ impl Row {
             .map(|ours| ours.events_per_s / baseline.events_per_s);
         let verdict = ours
             .as_ref()
-            .map(|ours| verdict(pair.target, &baseline, ours));
+            .and_then(|ours| verdict(pair.target, &baseline, ours));
         Self {
             name: pair.name.clone(),
             payload: pair.payload,
@@ -73,23 +73,24 @@ impl Row {
     }
 }
 
-fn verdict(target: Target, baseline: &Figures, ours: &Figures) -> Verdict {
+fn verdict(target: Target, baseline: &Figures, ours: &Figures) -> Option<Verdict> {
     let ratio = ours.events_per_s / baseline.events_per_s;
     let equal = (ratio - 1.0).abs() < baseline.spread.max(ours.spread);
     let met = match target {
         Target::Ratio(least) => ratio >= least,
-        Target::Ahead if equal => return Verdict::Equal,
+        Target::NotSet => return None,
+        Target::Ahead if equal => return Some(Verdict::Equal),
         Target::Ahead => ratio > 1.0,
         Target::NsPerEvent(most) => ours.ns_per_event <= most,
         Target::Latency { p50_ns, p99_ns } => {
             ours.p50_ns.is_some_and(|ns| ns <= p50_ns) && ours.p99_ns.is_some_and(|ns| ns <= p99_ns)
         }
     };
-    match (met, target) {
+    Some(match (met, target) {
         (true, _) => Verdict::Met,
         (false, Target::Ratio(1.0)) if equal => Verdict::Equal,
         (false, _) => Verdict::Missed,
-    }
+    })
 }
 
 impl fmt::Display for Target {
@@ -98,6 +99,7 @@ impl fmt::Display for Target {
             Self::Ratio(least) => write!(f, "≥ {least}×"),
             Self::Ahead => f.write_str("ahead"),
             Self::NsPerEvent(most) => write!(f, "≤ {most} ns"),
+            Self::NotSet => f.write_str("none set"),
             Self::Latency { p50_ns, p99_ns } => write!(f, "p50 ≤ {p50_ns} ns, p99 ≤ {p99_ns} ns"),
         }
     }

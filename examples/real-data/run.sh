@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# The history of a git repository through every door: HTTP in, a range and SSE out, and two
-# consumers of the library. A checker compares what was sent with what came back.
+# The history of a git repository through every door of one bus: in by the command line and by HTTP,
+# out by processes that attach and handle, one of which is killed, by the command line, as an HTTP
+# range and as SSE; and once more inside one process. A checker compares what was sent with what came
+# back.
 #
 #   examples/real-data/run.sh [path of a git repository]
 #
@@ -23,8 +25,9 @@ done
 work=$(mktemp -d)
 up=
 curl=
+members=()
 cleanup() {
-    for process in $curl $up; do kill -KILL "$process" 2>/dev/null || true; done
+    for process in $curl "${members[@]}" $up; do kill -KILL "$process" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -32,7 +35,9 @@ trap 'exit 130' INT TERM
 
 fail() {
     echo "run.sh: $*" >&2
-    [[ ! -s $work/up.log ]] || { echo "the bus said:" >&2; tail -n 20 "$work/up.log" >&2; }
+    for log in "$work"/*.log "$work"/members/*.log; do
+        [[ ! -s $log ]] || { echo "$(basename "$log"):" >&2; tail -n 20 "$log" >&2; }
+    done
     exit 1
 }
 
@@ -77,24 +82,90 @@ for _ in $(seq 300); do
 done
 url=$(python3 -c 'import json, sys; print(json.loads(sys.stdin.readline())["listening"])' <"$work/up.json") ||
     fail "\`trunkline up\` did not say where it listens"
+# Every command below finds the bus by this.
+export TRUNKLINE_URL=$url
+trunkline() { "$bin/trunkline" "$@"; }
 say up "listening"
 
-# --- in: POST --------------------------------------------------------------------------------
-mkdir "$work/chunks"
-awk -v folder="$work/chunks" '
-    count == 0 || count == 5000 || size + length + 1 > 8388608 {
-        close(file); file = sprintf("%s/%06d", folder, chunk++); count = size = 0
-    }
-    { print > file; count++; size += length + 1 }' "$work/sent.ndjson"
-begun=$(now)
-chunks=0
-for chunk in "$work"/chunks/*; do
-    status=$(curl --silent --show-error --max-time 60 --output "$work/answer.json" --write-out '%{http_code}' \
-        --header 'content-type: application/x-ndjson' --data-binary "@$chunk" "$url/v1/events")
-    [[ $status == 200 ]] || fail "POST of $(basename "$chunk") gave $status: $(head -c 500 "$work/answer.json")"
-    chunks=$((chunks + 1))
+# --- two consumers, of two processes each ------------------------------------------------------
+mkdir "$work/members"
+
+# attach CONSUMER MEMBER [OPTIONS…]: starts a process and waits until it takes part. Its id is then
+# the last of $members.
+attach() {
+    local file=$work/members/$1.$2
+    "$bin/handle_history" --url "$url" --consumer "$1" --member "$2" --expect "$events" \
+        --out "$file.ndjson" "${@:3}" >"$file.json" 2>"$file.log" &
+    members+=($!)
+    until [[ -s $file.json ]]; do
+        kill -0 "${members[-1]}" 2>/dev/null || fail "member $2 of $1 ended before it was ready"
+        sleep 0.02
+    done
+}
+
+# They are there before the first event, so that both of each share what comes.
+for consumer in authors sizes; do
+    for member in one two; do attach "$consumer" "$member"; done
 done
-say publish "$events events in $chunks requests, $bytes bytes, $(since "$begun" "$events")"
+say attach "${#members[@]} processes, 2 for each of 2 consumers"
+
+# --- in: HTTP for the first, the command line for the rest -------------------------------------
+# One request takes 10 000 events and 8 MiB unless the bus is told otherwise.
+few=$((events < 2000 ? events / 2 : 1000))
+awk -v few="$few" '{ size += length + 1 } NR > 1 && size > 4194304 || NR > few { exit } { print }' \
+    "$work/sent.ndjson" >"$work/few.ndjson"
+few=$(wc -l <"$work/few.ndjson")
+begun=$(now)
+status=$(curl --silent --show-error --max-time 60 --output "$work/answer.json" --write-out '%{http_code}' \
+    --header 'content-type: application/x-ndjson' --data-binary "@$work/few.ndjson" "$url/v1/events")
+[[ $status == 200 ]] || fail "POST gave $status: $(head -c 500 "$work/answer.json")"
+say post "$few events in one request, $(since "$begun" "$few")"
+
+# As a pipe, where `git log` sets the pace (see the step `history`), and then from a file, where
+# the bus does.
+half=$(((events + few) / 2))
+begun=$(now)
+"$bin/history" "$repository" | sed -n "$((few + 1)),${half}p" | trunkline pub - --json >"$work/piped.json" ||
+    fail "\`history | trunkline pub -\`"
+say pipe "$((half - few)) events, $(since "$begun" $((half - few)))"
+
+tail -n "+$((half + 1))" "$work/sent.ndjson" >"$work/rest.ndjson"
+rest=$((events - half))
+begun=$(now)
+trunkline pub --file "$work/rest.ndjson" --json >"$work/filed.json" || fail "\`trunkline pub --file\`"
+say pub "$rest events while 4 processes handle them, $(since "$begun" "$rest")"
+for process in "${members[@]}"; do
+    wait "$process" || fail "a member failed"
+done
+members=()
+say handle "2 × $rest events, until the last is acknowledged and all 4 processes are gone, $(since "$begun" $((2 * rest)))"
+
+# --- a third consumer, one of whose processes is killed ---------------------------------------
+# The first hangs in its handlers, with events written down and not acknowledged, so that the kill
+# comes in the middle however fast the machine is. The second takes over when the leases end.
+hang_after=$((events < 4000 ? events / 4 : 1000))
+begun=$(now)
+attach survivors killed --ack-wait-ms 2000 --hang-after "$hang_after"
+killed=${members[0]}
+until (($(wc -l <"$work/members/survivors.killed.ndjson") > hang_after)); do
+    kill -0 "$killed" 2>/dev/null || fail "the member to be killed ended by itself"
+    sleep 0.02
+done
+attach survivors left --ack-wait-ms 2000
+# The shell would tell of the kill, so it is waited for in silence.
+{ kill -KILL "$killed"; wait "$killed"; } 2>/dev/null || true
+wait "${members[1]}" || fail "the member that was left failed"
+members=()
+say "kill -9" "$events events, one of two processes killed after $hang_after, $(since "$begun" "$events")"
+
+# --- what the command line tells of it --------------------------------------------------------
+trunkline streams list --json >"$work/streams.json" || fail "\`trunkline streams list\`"
+trunkline consumers list --json >"$work/consumers.json" || fail "\`trunkline consumers list\`"
+
+# --- out: the command line --------------------------------------------------------------------
+begun=$(now)
+trunkline replay --from first --json >"$work/replayed.ndjson" || fail "\`trunkline replay\`"
+say replay "$(wc -l <"$work/replayed.ndjson") events, $(wc -c <"$work/replayed.ndjson") bytes, $(since "$begun" "$events")"
 
 # --- out: a range ----------------------------------------------------------------------------
 begun=$(now)
@@ -131,8 +202,7 @@ begun=$(now)
 say library "$(cat "$work/handled.json"), $(since "$begun" "$events")"
 
 # --- compare, stop ---------------------------------------------------------------------------
-checked=$(python3 "$here/check.py" compare "$work/sent.ndjson" "$work/read.ndjson" "$work/followed.log" "$work/handled.json") ||
-    fail "what came back is not what was sent"
+checked=$(python3 "$here/check.py" compare "$work") || fail "what came back is not what was sent"
 say check "$checked"
 
 kill -TERM "$up"

@@ -1,7 +1,7 @@
 //! The event of the example on real data: a commit of a git repository.
 //!
-//! `history` writes them, `handle_history` reads and handles them; `examples/real-data/run.sh`
-//! runs both around the HTTP door.
+//! `history` writes them, `handle_history` handles them, on a bus of its own or as one member of a
+//! consumer of a bus that runs elsewhere; `examples/real-data/run.sh` runs both around such a bus.
 
 use serde::{Deserialize, Serialize};
 use trunkline::Event;

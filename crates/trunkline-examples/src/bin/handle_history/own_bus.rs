@@ -1,14 +1,13 @@
-//! Reads commits as `history` writes them from standard input, publishes them on a bus in memory
-//! and handles them with two consumers of two members each. At the end it prints what each of
-//! them handled, as JSON.
+//! A bus of its own, in memory: commits from standard input are published and handled by two
+//! consumers of two members each, all in this process.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use trunkline::core::engine::Boxed;
 use trunkline::core::wire::decode_structured;
@@ -110,8 +109,8 @@ impl Team {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+/// Publishes and handles, and says what each consumer and each of its members handled.
+pub(crate) async fn run() -> Result<Value> {
     let started = Instant::now();
     let bus = Bus::connect("memory:")
         .source("/history")
@@ -158,9 +157,7 @@ async fn main() -> Result<()> {
         );
     }
     bus.close().await?;
-    let report = json!({ "published": published, "seconds": seconds, "consumers": consumers });
-    writeln!(std::io::stdout(), "{report}")
-        .map_err(|error| Error::new(ErrorKind::Internal, "standard output").caused_by(error))
+    Ok(json!({ "published": published, "seconds": seconds, "consumers": consumers }))
 }
 
 /// Publishes one line under the id and the time that it has already.
