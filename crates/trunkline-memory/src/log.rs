@@ -186,8 +186,16 @@ impl Follow for MemoryFollow {
                     }
                     let before = out.len();
                     if !lasts.is_empty() {
-                        let count = lasts.len().min(credit.items);
-                        out.extend(lasts.drain(..count).filter_map(|seq| stream.event(seq)));
+                        let mut bytes = 0;
+                        while out.len() - before < credit.items
+                            && (bytes < credit.bytes || out.len() == before)
+                            && let Some(seq) = lasts.pop_front()
+                        {
+                            if let Some(event) = stream.event(seq) {
+                                bytes += event.body.rough_bytes() + event.headers.bytes();
+                                out.push(event);
+                            }
+                        }
                     } else if let Some(gap) = stream.gap(*next) {
                         *next = stream.first();
                         return Ok(Followed::Gap(gap));

@@ -79,7 +79,7 @@ impl RemoteEngine {
         let answered = async {
             loop {
                 let idle = shared.idle.notified();
-                if shared.core.lock().calls.is_empty() {
+                if !shared.core.lock().is_awaited() {
                     return;
                 }
                 idle.await;

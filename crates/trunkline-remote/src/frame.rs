@@ -112,6 +112,11 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    /// Whether it names a delivery or a revision, which are numbers of one bus and no other.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self, Self::Settle { .. } | Self::Commit { .. })
+    }
+
     /// Whether it does something, or only asks.
     pub(crate) fn changes(&self) -> bool {
         match self {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use trunkline_core::error::Cause;
 
 use crate::codec::Malformed;
@@ -19,6 +19,8 @@ use crate::socket::Socket;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long the other end may be silent before it counts as gone.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long the other end has to take what is left when this end stops.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that may wait to be sent and confirmed before whoever adds more has to wait.
 const MAX_UNCONFIRMED_BYTES: usize = 8 << 20;
 
@@ -46,6 +48,13 @@ pub(crate) enum Broken {
     Stopped,
 }
 
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -69,7 +78,14 @@ impl Line {
 
     /// Takes back a call if it was never sent.
     pub(crate) fn take_back(&self, call: CallId) -> bool {
-        self.session.lock().take_back(call)
+        let taken = self.session.lock().take_back(call);
+        self.room.notify_waiters();
+        taken
+    }
+
+    /// Wakes whoever waits for room, to see that there will be none.
+    pub(crate) fn give_up(&self) {
+        self.room.notify_waiters();
     }
 
     /// Whether there is room for more.
@@ -93,6 +109,11 @@ impl Line {
         self.session.lock().received()
     }
 
+    /// Counts what came in and what arrived at the other end.
+    pub(crate) fn progress(&self) -> u64 {
+        self.session.lock().progress()
+    }
+
     /// Goes on over a new connection.
     pub(crate) fn resume(&self, received: PacketNumber) -> Result<(), Malformed> {
         self.session.lock().resume(received)
@@ -100,9 +121,9 @@ impl Line {
 
     /// Begins another session. It gives the frames that were never sent in the old one.
     pub(crate) fn begin_anew(&self) -> impl Iterator<Item = (Tag, Bytes)> + use<> {
-        std::mem::take(&mut *self.session.lock())
-            .into_waiting()
-            .into_iter()
+        let waiting = std::mem::take(&mut *self.session.lock()).into_waiting();
+        self.room.notify_waiters();
+        waiting.into_iter()
     }
 
     /// Moves packets both ways until the connection breaks, or until `stop` yields and everything
@@ -142,7 +163,7 @@ impl Line {
         };
         let writing = async {
             let mut stop = std::pin::pin!(stop);
-            let mut stopping = false;
+            let mut stopping: Option<Instant> = None;
             loop {
                 loop {
                     let packet = self.session.lock().next_packet();
@@ -152,13 +173,16 @@ impl Line {
                     }
                 }
                 outgoing.flush().await?;
-                if stopping {
+                // With a full window there is more to send, once the other end has confirmed some.
+                let overdue = stopping.is_some_and(|until| Instant::now() >= until);
+                if overdue || (stopping.is_some() && self.session.lock().is_sent()) {
                     return outgoing.close().await;
                 }
                 tokio::select! {
                     biased;
                     () = self.wake.notified() => {}
-                    () = &mut stop => stopping = true,
+                    () = &mut stop, if stopping.is_none() => stopping = Some(Instant::now() + STOP_WITHIN),
+                    () = sleep_until(stopping) => {}
                     () = tokio::time::sleep(HEARTBEAT) => {
                         let alive = self.session.lock().confirmation();
                         outgoing.feed(alive).await?;

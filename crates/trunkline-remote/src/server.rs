@@ -14,6 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use rand::RngExt;
 use rustc_hash::FxHashMap;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use trunkline_core::engine::{Durability, Engine, Link};
@@ -53,6 +54,26 @@ impl Drop for Shared {
     fn drop(&mut self) {
         for serving in self.sessions.get_mut().values() {
             serving.end();
+        }
+    }
+}
+
+/// Sees to the end of a session whose connection ended.
+struct GraceWatch {
+    server: Server,
+    serving: Arc<Serving>,
+    /// Nobody will come back to it.
+    is_over: bool,
+}
+
+impl Drop for GraceWatch {
+    fn drop(&mut self) {
+        let (server, serving) = (self.server.clone(), Arc::clone(&self.serving));
+        match Handle::try_current() {
+            Ok(runtime) if !self.is_over => {
+                runtime.spawn(server.wait_for(serving));
+            }
+            _ => server.end(&serving),
         }
     }
 }
@@ -183,40 +204,60 @@ impl Server {
                 }
             }
         }
-        let serving = Serving::new(random_id(), Arc::clone(&self.shared.engine));
+        let serving = {
+            let mut sessions = self.shared.sessions.lock();
+            if sessions.len() >= MAX_SESSIONS {
+                return Err(Error::new(
+                    ErrorKind::Disconnected,
+                    format!("there are {MAX_SESSIONS} sessions already; try again later"),
+                ));
+            }
+            let serving = Serving::new(random_id(), Arc::clone(&self.shared.engine));
+            sessions.insert(serving.id().to_owned(), Arc::clone(&serving));
+            serving
+        };
         let turn = serving.turn().await;
-        let mut sessions = self.shared.sessions.lock();
-        if sessions.len() >= MAX_SESSIONS {
-            return Err(Error::new(
-                ErrorKind::OverLimit,
-                format!("there are {MAX_SESSIONS} sessions already"),
-            ));
-        }
-        sessions.insert(serving.id().to_owned(), Arc::clone(&serving));
         Ok((serving, turn, false))
     }
 
     async fn carry(&self, serving: &Arc<Serving>, turn: Turn, socket: Socket) {
-        let closing = || {
-            let mut closing = self.shared.closing.subscribe();
-            let mut link = self.shared.engine.link();
-            async move {
-                // An error means that the sender is gone, which is as closed as can be.
-                tokio::select! {
-                    _ = closing.wait_for(|closing| *closing) => {}
-                    _ = link.wait_for(|link| *link == Link::Closed) => {}
-                }
-            }
+        // From here on the session ends in its time, also when this future is dropped.
+        let mut watch = GraceWatch {
+            server: self.clone(),
+            serving: Arc::clone(serving),
+            is_over: false,
         };
-        let broken = serving.carry(turn, socket, closing()).await;
+        let broken = serving.carry(turn, socket, self.closing()).await;
         match &broken {
             Broken::Malformed(_) => tracing::warn!(%broken, "an engine connection ends"),
             _ => tracing::debug!(%broken, "an engine connection ends"),
         }
-        let is_over =
+        watch.is_over =
             matches!(broken, Broken::Malformed(_) | Broken::Stopped) || serving.has_left();
-        if is_over || !serving.is_back_within(GRACE, closing()).await {
-            self.end(serving);
+    }
+
+    /// Waits for the client to come back, and ends the session if it does not.
+    async fn wait_for(self, serving: Arc<Serving>) {
+        let carried = serving.times_carried();
+        serving.until_back(GRACE, self.closing()).await;
+        // Whoever carries it, or is about to, has the right to do so and keeps it.
+        if let Some(_turn) = serving.try_turn()
+            && serving.times_carried() == carried
+        {
+            self.end(&serving);
+        }
+    }
+
+    /// Yields once the server or its engine closes.
+    fn closing(&self) -> impl Future<Output = ()> + use<> {
+        let mut closing = self.shared.closing.subscribe();
+        let mut link = self.shared.engine.link();
+        async move {
+            // An error means that the sender is gone, which is as closed as can be.
+            tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => {}
+                _ = link.wait_for(|link| *link == Link::Closed) => {}
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! again. This is a state machine without input and output, so that every interleaving can be tried.
 //!
 //! ```text
-//! packet   number (8 bytes) │ received (8 bytes) │ length, frame │ length, frame │ …
+//! packet   number (8 bytes) │ received (8 bytes) │ a piece of: length, frame, length, frame, …
 //!          0 for one that only tells how far its sender has received
 //! ```
 
@@ -30,8 +30,10 @@ pub(crate) enum Tag {
     Session,
 }
 
-/// Bytes of frames in one packet, unless a single frame has more.
-const PACKET_BYTES: usize = 64 << 10;
+/// Bytes of one packet at most. A frame that has more goes in several.
+pub(crate) const PACKET_BYTES: usize = 64 << 10;
+/// Bytes of one frame at most; it is whole in memory at both ends.
+pub(crate) const MAX_FRAME_BYTES: usize = 256 << 20;
 /// Bytes that may be under way without being confirmed; beyond it nothing more is sent.
 const WINDOW_BYTES: usize = 4 << 20;
 /// Packets that may be received before their sender is told at the latest.
@@ -47,6 +49,8 @@ pub(crate) struct Session {
     /// Frames that are in no packet yet.
     waiting: VecDeque<(Tag, Bytes)>,
     waiting_bytes: usize,
+    /// What is left of a frame that was sent in part.
+    begun: Bytes,
     /// Sent at least once and not confirmed.
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
@@ -56,6 +60,8 @@ pub(crate) struct Session {
     sent: PacketNumber,
     /// The last packet that came in.
     received: PacketNumber,
+    /// What has come of a frame that is not whole yet.
+    partial: BytesMut,
     /// What was last told of that.
     told: PacketNumber,
     untold_bytes: usize,
@@ -97,22 +103,26 @@ impl Session {
             self.sent += 1;
             return self.kept.get(index).cloned();
         }
-        if self.waiting.is_empty() || self.kept_bytes >= WINDOW_BYTES {
+        if !self.is_waiting() || self.kept_bytes >= WINDOW_BYTES {
             return std::mem::take(&mut self.due).then(|| self.confirmation());
         }
-        let mut packet = BytesMut::with_capacity(1 << 10);
+        let mut packet = BytesMut::with_capacity(PACKET_BYTES.min(self.waiting_bytes + (1 << 10)));
         self.made += 1;
         self.sent = self.made;
         packet.put_u64_le(self.made);
         packet.put_u64_le(self.tell());
-        while let Some((_, frame)) = self.waiting.front() {
-            if packet.len() > HEADER_BYTES && packet.len() + frame.len() > PACKET_BYTES {
-                break;
+        while packet.len() < PACKET_BYTES {
+            if self.begun.is_empty() {
+                let Some((_, frame)) = self.waiting.pop_front() else {
+                    break;
+                };
+                frame.len().put(&mut packet);
+                self.begun = frame;
             }
-            frame.len().put(&mut packet);
-            packet.put_slice(frame);
-            self.waiting_bytes -= frame.len();
-            self.waiting.pop_front();
+            let room = PACKET_BYTES.saturating_sub(packet.len());
+            let piece = self.begun.split_to(room.min(self.begun.len()));
+            self.waiting_bytes -= piece.len();
+            packet.put_slice(&piece);
         }
         let packet = packet.freeze();
         self.kept_bytes += packet.len();
@@ -151,15 +161,37 @@ impl Session {
         if number != self.received + 1 {
             return Err(Malformed("a packet is missing"));
         }
-        let mut frames = Vec::new();
-        while !rest.is_empty() {
-            let length = usize::get(&mut rest)?;
-            frames.push(packet.slice_ref(take(&mut rest, length)?));
-        }
+        let frames = self.whole_frames(packet.slice_ref(rest))?;
         self.received = number;
         self.untold_bytes += packet.len();
         self.due |=
             self.received - self.told >= CONFIRM_EVERY || self.untold_bytes >= CONFIRM_BYTES;
+        Ok(frames)
+    }
+
+    /// The frames that are whole with these bytes. What is left waits for the next packet.
+    fn whole_frames(&mut self, bytes: Bytes) -> Result<Vec<Bytes>, Malformed> {
+        let mut bytes = match self.partial.is_empty() {
+            true => bytes,
+            false => {
+                self.partial.extend_from_slice(&bytes);
+                match length(&self.partial)? {
+                    // Not looked at again and again while a large frame comes in.
+                    Some((prefix, length)) if self.partial.len() >= prefix + length => {
+                        std::mem::take(&mut self.partial).freeze()
+                    }
+                    _ => return Ok(Vec::new()),
+                }
+            }
+        };
+        let mut frames = Vec::new();
+        while let Some((prefix, length)) = length(&bytes)?
+            && bytes.len() >= prefix + length
+        {
+            let mut frame = bytes.split_to(prefix + length);
+            frames.push(frame.split_off(prefix));
+        }
+        self.partial.extend_from_slice(&bytes);
         Ok(frames)
     }
 
@@ -168,9 +200,24 @@ impl Session {
         self.received
     }
 
+    /// Counts what came in and what arrived at the other end.
+    pub(crate) fn progress(&self) -> u64 {
+        self.received + self.made - self.kept.len() as u64
+    }
+
     /// Whether something should be sent.
     pub(crate) fn is_due(&self) -> bool {
-        self.due || !self.waiting.is_empty()
+        self.due || self.is_waiting()
+    }
+
+    /// Whether there are frames that no packet has in full.
+    fn is_waiting(&self) -> bool {
+        !self.begun.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Whether everything was sent over the present connection.
+    pub(crate) fn is_sent(&self) -> bool {
+        !self.is_waiting() && self.sent == self.made
     }
 
     /// Bytes that were pushed and are not confirmed.
@@ -192,6 +239,7 @@ impl Session {
         if confirmed > self.made {
             return Err(Malformed("a packet is confirmed that was never sent"));
         }
+        self.sent = self.sent.max(confirmed);
         let first_kept = self.made + 1 - self.kept.len() as u64;
         // What was said earlier may come late.
         for _ in first_kept..=confirmed {
@@ -203,14 +251,31 @@ impl Session {
     }
 }
 
+/// The length that stands first, and how many bytes it takes; none while not all of it is there.
+fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+    const LONGEST_PREFIX: usize = 10;
+    let mut rest = bytes;
+    match usize::get(&mut rest) {
+        Ok(length) if length > MAX_FRAME_BYTES => Err(Malformed("a frame is too large")),
+        Ok(length) => Ok(Some((bytes.len() - rest.len(), length))),
+        Err(_) if bytes.len() < LONGEST_PREFIX => Ok(None),
+        Err(malformed) => Err(malformed),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    /// Most are small, some empty, and some take several packets.
     fn frame(number: usize) -> Bytes {
-        Bytes::from(number.to_string())
+        match number % 50 {
+            48 => Bytes::new(),
+            49 => vec![number as u8; PACKET_BYTES * (1 + number % 3) + number].into(),
+            _ => Bytes::from(number.to_string()),
+        }
     }
 
     /// Moves packets one way, of which only so many arrive.

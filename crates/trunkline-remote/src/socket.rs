@@ -11,8 +11,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use trunkline_core::error::Cause;
 
-/// Bytes of one message at most: the largest frame and what is around it.
-pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+use crate::session::PACKET_BYTES;
+
+/// Bytes of one message at most: a packet, with room to spare.
+pub const MAX_MESSAGE_BYTES: usize = 4 * PACKET_BYTES;
 
 pub(crate) type Outgoing = Pin<Box<dyn Sink<Bytes, Error = Cause> + Send>>;
 pub(crate) type Incoming = Pin<Box<dyn Stream<Item = Result<Bytes, Cause>> + Send>>;

@@ -79,7 +79,10 @@ impl Restarts {
 
     /// Breaks every connection in the middle of whatever is under way; nobody listens any more.
     pub fn kill(&self) {
-        self.running.lock().take();
+        if let Some(running) = self.running.lock().take() {
+            // So that its sessions do not wait for clients that will find another server.
+            running.server.close();
+        }
     }
 
     /// Listens again, with this engine.

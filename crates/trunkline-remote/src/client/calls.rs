@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Capabilities, Limits, Link, LinkOptions};
@@ -19,13 +19,10 @@ use crate::codec::{Malformed, read};
 use crate::dial::Dial;
 use crate::frame::{Answer, Call, CallId, ReaderId, Reply, Request, frame};
 use crate::line::Line;
-use crate::session::Tag;
-use crate::socket::MAX_MESSAGE_BYTES;
+use crate::session::{MAX_FRAME_BYTES, Tag};
 
 /// Calls that may be under way; whoever makes more waits.
 pub(super) const MAX_CALLS: usize = 1_024;
-/// The bytes of one call, so that a packet with it fits into a message.
-pub(super) const MAX_CALL_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 10);
 
 /// A connection in use: by the engine, its readers and its routes. With the last of them it ends.
 pub(crate) struct Connection(Arc<Shared>);
@@ -88,11 +85,32 @@ pub(super) struct Core {
     pub(super) bus: String,
 }
 
+impl Core {
+    /// Whether anything that was admitted is still to be sent, or somebody waits for its answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.calls.values().any(|pending| pending.answer.is_some())
+    }
+}
+
 /// A call that is not answered.
 pub(super) struct Pending {
-    answer: oneshot::Sender<Result<Answer, Failed>>,
+    /// Who waits for the answer. Without anybody the call still counts until it comes, so that the
+    /// server never has more of them than are allowed.
+    answer: Option<oneshot::Sender<Result<Answer, Failed>>>,
     /// The call once more, if it may be made again without knowing what became of it.
     again: Option<Bytes>,
+    /// It means nothing to another bus.
+    is_bound: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    fn answer(self, answer: Result<Answer, Failed>) {
+        if let Some(sender) = self.answer {
+            // Nobody waits for what was given up.
+            let _ = sender.send(answer);
+        }
+    }
 }
 
 /// Why a call has no answer of the engine's.
@@ -136,7 +154,6 @@ pub(super) struct Ticket {
     limit: Duration,
     /// Without that it does not matter whether it happened.
     changes: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Shared {
@@ -171,13 +188,14 @@ impl Shared {
         };
         let (sender, answer) = oneshot::channel();
         let changes = call.changes();
+        let is_bound = call.is_bound();
         let id = self.new_id();
         let request = frame(&Request::Call { id, call });
-        if request.len() > MAX_CALL_BYTES {
+        if request.len() > MAX_FRAME_BYTES {
             return Err(Failed::never_sent(Error::new(
                 ErrorKind::OverLimit,
                 format!(
-                    "the call has {} bytes, the limit is {MAX_CALL_BYTES}; split it",
+                    "the call has {} bytes, the limit is {MAX_FRAME_BYTES}; split it",
                     request.len()
                 ),
             )));
@@ -190,8 +208,10 @@ impl Shared {
         core.calls.insert(
             id,
             Pending {
-                answer: sender,
+                answer: Some(sender),
                 again,
+                is_bound,
+                _permit: permit,
             },
         );
         // Under the lock, so that no session begins between the two.
@@ -204,7 +224,6 @@ impl Shared {
             deadline,
             limit,
             changes,
-            _permit: permit,
         })
     }
 
@@ -227,13 +246,16 @@ impl Shared {
     pub(super) fn handle(self: &Arc<Self>, bytes: &[u8]) -> Result<(), Malformed> {
         match read(bytes)? {
             Reply::Answer { id, answer } => {
-                // Nobody waits for what was given up.
-                if let Some(pending) = self.core.lock().calls.remove(&id) {
-                    let answer = answer.map_err(|error| Failed {
-                        perhaps_done: false,
+                let pending = self.core.lock().calls.remove(&id);
+                if let Some(pending) = pending {
+                    pending.answer(answer.map_err(|error| Failed {
+                        // The engine at the other end may be in doubt itself.
+                        perhaps_done: matches!(
+                            error.kind(),
+                            ErrorKind::TimedOut | ErrorKind::Disconnected
+                        ),
                         error,
-                    });
-                    let _ = pending.answer.send(answer);
+                    }));
                 }
                 self.idle.notify_waiters();
             }
@@ -262,16 +284,24 @@ impl Shared {
         core.session = Some(session);
         bus.clone_into(&mut core.bus);
         let waiting: Vec<_> = self.line.begin_anew().collect();
-        for inbox in core.readers.values() {
-            inbox.reopen(&self.line, is_lost);
+        core.readers
+            .retain(|_, inbox| inbox.reopen(&self.line, is_lost));
+        // Nobody waits for their answers, and those of the old session will never come.
+        core.calls.retain(|_, pending| pending.answer.is_some());
+        if is_lost {
+            // Tokens and revisions are numbers that count from 1 there too.
+            let bound = core.calls.extract_if(.., |_, pending| pending.is_bound);
+            for (_, pending) in bound {
+                pending.answer(Err(Failed::never_sent(lost())));
+            }
         }
-        let unsent = |id: &CallId| waiting.iter().any(|(tag, _)| *tag == Tag::Call(*id));
-        let sent: Vec<CallId> = core
-            .calls
-            .keys()
-            .filter(|id| !unsent(id))
-            .copied()
-            .collect();
+        let is_call = |(tag, _): &(Tag, Bytes)| match tag {
+            Tag::Call(id) => Some(*id),
+            _ => None,
+        };
+        let unsent: FxHashSet<CallId> = waiting.iter().filter_map(is_call).collect();
+        let sent = core.calls.keys().filter(|id| !unsent.contains(id));
+        let sent: Vec<CallId> = sent.copied().collect();
         for id in sent {
             let again = core
                 .calls
@@ -282,13 +312,18 @@ impl Shared {
                 None => {
                     if let Some(pending) = core.calls.remove(&id) {
                         let error = self.perhaps("the server went away before it answered");
-                        let _ = pending.answer.send(Err(error));
+                        pending.answer(Err(error));
                     }
                 }
             }
         }
         for (tag, frame) in waiting {
-            if tag != Tag::Session {
+            let is_wanted = match tag {
+                Tag::Call(id) => core.calls.contains_key(&id),
+                Tag::Messages => true,
+                Tag::Session => false,
+            };
+            if is_wanted {
                 self.line.push(tag, frame);
             }
         }
@@ -318,12 +353,13 @@ impl Shared {
                 perhaps_done: !self.line.take_back(id),
                 error: closed(),
             };
-            let _ = pending.answer.send(Err(failed));
+            pending.answer(Err(failed));
         }
         for inbox in readers.values() {
             inbox.close();
         }
         self.permits.close();
+        self.line.give_up();
         self.idle.notify_waiters();
         self.link.send_replace(Link::Closed);
     }
@@ -382,9 +418,7 @@ impl Ticket {
             }),
             Err(_) => {
                 let shared = &self.shared;
-                shared.core.lock().calls.remove(&self.id);
-                shared.idle.notify_waiters();
-                if shared.line.take_back(self.id) {
+                if self.let_go() {
                     return Err(Failed::never_sent(shared.unsent(self.limit)));
                 }
                 if !self.changes {
@@ -394,6 +428,43 @@ impl Ticket {
             }
         }
     }
+}
+
+impl Ticket {
+    /// Waits for the answer no more. It gives true if the call was never sent.
+    fn let_go(&self) -> bool {
+        let mut core = self.shared.core.lock();
+        let unsent = self.shared.line.take_back(self.id);
+        if unsent {
+            core.calls.remove(&self.id);
+        } else if let Some(pending) = core.calls.get_mut(&self.id) {
+            pending.answer = None;
+            pending.again = None;
+        }
+        drop(core);
+        self.shared.idle.notify_waiters();
+        unsent
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // What is admitted goes its way, although nobody waits for its end.
+        let mut core = self.shared.core.lock();
+        if let Some(pending) = core.calls.get_mut(&self.id) {
+            pending.answer = None;
+        }
+        drop(core);
+        self.shared.idle.notify_waiters();
+    }
+}
+
+/// Of something that was said of a bus that is not there any more.
+pub(super) fn lost() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the bus lost what it had and began anew; what this was about is gone",
+    )
 }
 
 pub(super) fn closed() -> Error {

@@ -26,6 +26,10 @@ const FETCH_AGAIN_WITHIN: Duration = Duration::from_millis(20);
 /// dialled in a busy loop.
 const BREATH: Duration = Duration::from_millis(10);
 
+/// Connections in a row over which nothing came or arrived, until a session is given up: something that it keeps
+/// sending may be what breaks them.
+const MAX_IN_VAIN: u32 = 30;
+
 /// Connects for the first time, and keeps connected from then on.
 pub(super) async fn start(
     dial: Arc<dyn Dial>,
@@ -116,8 +120,10 @@ async fn connect(
 
 async fn drive(shared: Arc<Shared>, mut socket: Socket) {
     let sweeping = tokio::spawn(sweep(Arc::clone(&shared)));
+    let mut in_vain = 0;
     loop {
         let stop = left(&shared);
+        let before = shared.line.progress();
         let broken = shared
             .line
             .carry(socket, stop, |frame| shared.handle(&frame))
@@ -126,8 +132,12 @@ async fn drive(shared: Arc<Shared>, mut socket: Socket) {
             break;
         }
         tracing::debug!(place = shared.dial.place(), %broken, "the connection broke");
-        if matches!(broken, Broken::Malformed(_)) {
-            // Nobody can tell what the session has got by now.
+        in_vain = match shared.line.progress() > before {
+            true => 0,
+            false => in_vain + 1,
+        };
+        if matches!(broken, Broken::Malformed(_)) || in_vain >= MAX_IN_VAIN {
+            // Nobody can tell what the session has got by now, or it leads nowhere.
             shared.core.lock().session = None;
         }
         shared.link.send_replace(Link::Disconnected {
@@ -171,6 +181,7 @@ async fn reconnect(shared: &Arc<Shared>) -> Option<Socket> {
                     // It has another session in mind; the next attempt asks for a new one.
                     Err(_) => shared.core.lock().session = None,
                 }
+                sleep(BREATH).await;
                 continue;
             }
             Ok((socket, welcome)) => {

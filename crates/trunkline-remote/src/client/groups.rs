@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use smallvec::smallvec;
-use smol_str::SmolStr;
 use trunkline_core::engine::{
     Admission, Admitted, Append, AppendMode, Backlog, Batch, Boxed, Bucket, Change, Commit,
     Committed, Consume, ConsumerRef, Credit, Entries, Expect, Follow, Inspection, Listener, Live,
@@ -14,13 +13,13 @@ use trunkline_core::wire::Body;
 use trunkline_core::{Error, ErrorKind, Filter, Headers, Name, Result, Subject};
 
 use super::RemoteEngine;
-use super::calls::{Connection, Failed, MAX_CALL_BYTES, Repeat, Shared, Ticket, closed, misfit};
+use super::calls::{Connection, Failed, Repeat, Shared, closed, misfit};
 use super::readers::{Reader, RemoteFeed, RemoteFollow, RemoteListener, RemoteWatch};
 use crate::frame::{Answer, Call, Open, Request, frame};
 use crate::session::Tag;
 
-/// Bytes of the items of one append; a batch with more goes in several, one after the other.
-const MAX_APPEND_BYTES: usize = MAX_CALL_BYTES / 2;
+/// Bytes of live messages that go together; a batch with more goes in several frames.
+const SEND_BYTES: usize = 1 << 20;
 
 /// The answer of a call, which must be of one kind.
 macro_rules! answer {
@@ -60,12 +59,27 @@ impl Shared {
             let room = tokio::time::timeout(limit, self.line.room()).await;
             room.map_err(|_| self.unsent(limit))?;
         }
+        let mut requests = Vec::new();
+        let (mut some, mut bytes) = (Batch::new(), 0);
+        for message in messages {
+            bytes += message.body.rough_bytes() + message.headers.bytes();
+            some.push(message);
+            if bytes >= SEND_BYTES {
+                requests.push(frame(&Request::Send {
+                    messages: std::mem::take(&mut some),
+                }));
+                bytes = 0;
+            }
+        }
+        requests.push(frame(&Request::Send { messages: some }));
+        // Under the lock, so that nothing of others comes in between.
         let core = self.core.lock();
         if core.closed {
             return Err(closed());
         }
-        let request = frame(&Request::Send { messages });
-        self.line.push(Tag::Messages, request);
+        for request in requests {
+            self.line.push(Tag::Messages, request);
+        }
         Ok(())
     }
 }
@@ -121,156 +135,73 @@ impl Route for RemoteRoute {
     }
 }
 
-/// A batch that is ready to be sent, in parts that fit into a call.
+/// A batch that is ready to be sent, without what would be refused anyway.
 struct Appending {
-    stream: Name,
-    mode: AppendMode,
-    parts: std::vec::IntoIter<Batch<(usize, Append)>>,
-    /// What is known of each item.
+    batch: Batch<Append>,
+    /// What is known of each item already; the others are in the batch, in their order.
     outcomes: Vec<Option<Outcome>>,
 }
 
 impl Appending {
-    fn new(shared: &Shared, stream: Name, batch: Batch<Append>, mode: AppendMode) -> Result<Self> {
+    fn new(shared: &Shared, items: Batch<Append>, mode: AppendMode) -> Result<Self> {
         let max_batch = shared.limits.max_batch;
-        if batch.len() > max_batch {
+        if items.len() > max_batch {
             return Err(Error::new(
                 ErrorKind::OverLimit,
                 format!(
                     "the batch has {} items, the limit is {max_batch}; split it",
-                    batch.len()
+                    items.len()
                 ),
             ));
         }
-        let mut outcomes = vec![None; batch.len()];
-        let mut parts = Vec::new();
-        let (mut part, mut part_bytes): (Batch<(usize, Append)>, usize) = (Batch::new(), 0);
-        for (index, append) in batch.into_iter().enumerate() {
+        let mut outcomes = vec![None; items.len()];
+        let mut batch = Batch::with_capacity(items.len());
+        for (append, outcome) in items.into_iter().zip(&mut outcomes) {
             match shared.encoded(&append.headers, &append.body) {
-                Err(error) => outcomes[index] = Some(Outcome::Refused(error)),
-                Ok(body) => {
-                    let bytes = body.rough_bytes() + append.headers.bytes();
-                    if part_bytes + bytes > MAX_APPEND_BYTES && !part.is_empty() {
-                        parts.push(std::mem::take(&mut part));
-                        part_bytes = 0;
-                    }
-                    part_bytes += bytes;
-                    part.push((index, Append { body, ..append }));
-                }
+                Err(error) => *outcome = Some(Outcome::Refused(error)),
+                Ok(body) => batch.push(Append { body, ..append }),
             }
         }
-        parts.push(part);
-        if mode == AppendMode::Atomic {
-            let refused = outcomes.iter().flatten().next().cloned();
-            let too_much = parts.len() > 1;
-            let refusal = refused.or_else(|| {
-                too_much.then(|| {
-                    Outcome::Refused(Error::new(
-                        ErrorKind::OverLimit,
-                        format!("an atomic batch has at most {MAX_APPEND_BYTES} bytes; split it"),
-                    ))
-                })
-            });
-            if let Some(refusal) = refusal {
-                outcomes = vec![Some(refusal); outcomes.len()];
-                parts.clear();
-            }
+        if mode == AppendMode::Atomic
+            && let Some(refusal) = outcomes.iter().flatten().next().cloned()
+        {
+            outcomes = vec![Some(refusal); outcomes.len()];
+            batch.clear();
         }
-        Ok(Self {
-            stream,
-            mode,
-            parts: parts.into_iter(),
-            outcomes,
-        })
+        Ok(Self { batch, outcomes })
     }
 
-    /// Hands over the next part, without what follows a failed item of its key.
-    async fn admit(&mut self, shared: &Arc<Shared>) -> Option<(Vec<Sent>, Result<Ticket, Failed>)> {
-        let part = self.parts.next()?;
-        let mut batch = Batch::new();
-        let mut sent = Vec::with_capacity(part.len());
-        for (index, append) in part {
-            sent.push(Sent {
-                index,
-                key: append.key.clone(),
-            });
-            batch.push(append);
+    /// Whether a repeat of it is recognised by its ids. With an expectation it could be refused by
+    /// its own first try.
+    fn repeat(&self, mode: AppendMode) -> Repeat {
+        let known = |append: &Append| append.id.is_some() && append.expect == Expect::Any;
+        match mode {
+            AppendMode::Each if self.batch.iter().all(known) => Repeat::Safe,
+            _ => Repeat::Unsafe,
         }
-        // A repeat is recognised by the ids; with an expectation it could be refused by its own
-        // first try.
-        let safe = self.mode == AppendMode::Each
-            && batch
-                .iter()
-                .all(|append| append.id.is_some() && append.expect == Expect::Any);
-        let repeat = if safe { Repeat::Safe } else { Repeat::Unsafe };
-        let call = Call::Append {
-            stream: self.stream.clone(),
-            batch,
-            mode: self.mode,
-        };
-        let limit = shared.options.publish_timeout;
-        Some((sent, shared.admit(call, repeat, limit).await))
-    }
-
-    /// Takes in what became of a part, and what that means for later ones.
-    fn answered(&mut self, sent: Vec<Sent>, answer: Result<Answer, Failed>) -> Result<()> {
-        let outcomes = match answer {
-            Ok(Answer::Appended(outcomes)) if outcomes.len() == sent.len() => outcomes,
-            Ok(_) => return Err(misfit()),
-            Err(failed) if failed.perhaps_done => vec![Outcome::Unknown(failed.error); sent.len()],
-            // The whole call was refused: the stream, not the events, is at fault.
-            Err(Failed { error, .. }) if self.outcomes.iter().all(Option::is_none) => {
-                match error.kind() {
-                    ErrorKind::Disconnected => vec![Outcome::Refused(error); sent.len()],
-                    _ => return Err(error),
-                }
-            }
-            Err(Failed { error, .. }) => vec![Outcome::Refused(error); sent.len()],
-        };
-        let mut failed: Vec<SmolStr> = Vec::new();
-        for (Sent { index, key }, outcome) in sent.into_iter().zip(outcomes) {
-            if !matches!(outcome, Outcome::Stored { .. }) {
-                failed.extend(key);
-            }
-            self.outcomes[index] = Some(outcome);
-        }
-        self.hold_back(&failed);
-        Ok(())
-    }
-
-    fn hold_back(&mut self, failed: &[SmolStr]) {
-        if failed.is_empty() {
-            return;
-        }
-        let mut parts: Vec<_> = std::mem::take(&mut self.parts).collect();
-        for part in &mut parts {
-            part.retain(|(index, append)| {
-                let behind = append.key.as_ref().is_some_and(|key| failed.contains(key));
-                if behind {
-                    self.outcomes[*index] = Some(Outcome::Refused(Error::new(
-                        ErrorKind::BehindFailed,
-                        "an earlier event of its key in this batch was not stored; publish that again first",
-                    )));
-                }
-                !behind
-            });
-        }
-        self.parts = parts.into_iter();
-    }
-
-    fn done(self) -> Vec<Outcome> {
-        let lost = || Outcome::Unknown(misfit());
-        let outcomes = self.outcomes.into_iter();
-        outcomes
-            .map(|outcome| outcome.unwrap_or_else(lost))
-            .collect()
     }
 }
 
-/// An item of a part that was sent.
-struct Sent {
-    index: usize,
-    key: Option<SmolStr>,
+/// What became of each item: what was known before, and the answer for the others.
+fn outcomes(
+    early: Vec<Option<Outcome>>,
+    sent: usize,
+    answer: Result<Answer, Failed>,
+) -> Result<Vec<Outcome>> {
+    let answered = match answer {
+        Ok(Answer::Appended(outcomes)) if outcomes.len() == sent => outcomes,
+        Ok(_) => return Err(misfit()),
+        Err(failed) if failed.perhaps_done => vec![Outcome::Unknown(failed.error); sent],
+        Err(Failed { error, .. }) if error.kind() == ErrorKind::Disconnected => {
+            vec![Outcome::Refused(error); sent]
+        }
+        // The stream, not the events, is at fault.
+        Err(Failed { error, .. }) => return Err(error),
+    };
+    let mut answered = answered.into_iter();
+    let lost = || Outcome::Unknown(misfit());
+    let outcome = |early: Option<Outcome>| early.or_else(|| answered.next()).unwrap_or_else(lost);
+    Ok(early.into_iter().map(outcome).collect())
 }
 
 impl Log for RemoteEngine {
@@ -281,20 +212,36 @@ impl Log for RemoteEngine {
         mode: AppendMode,
     ) -> Admitted<'_, Vec<Outcome>> {
         let shared = Arc::clone(&self.shared);
-        let appending = Appending::new(&shared, stream.clone(), batch, mode);
+        let appending = Appending::new(&shared, batch, mode);
+        let stream = stream.clone();
         Admitted::waiting(async move {
-            let mut appending = appending?;
-            let mut admitted = appending.admit(&shared).await;
+            let appending = appending?;
+            let repeat = appending.repeat(mode);
+            let Appending {
+                batch,
+                outcomes: early,
+            } = appending;
+            let sent = batch.len();
+            if sent == 0 && !early.is_empty() {
+                return Ok(Admission::waiting(std::future::ready(outcomes(
+                    early,
+                    0,
+                    Ok(Answer::Appended(Vec::new())),
+                ))));
+            }
+            let call = Call::Append {
+                stream,
+                batch,
+                mode,
+            };
+            let limit = shared.options.publish_timeout;
+            let admitted = shared.admit(call, repeat, limit).await;
             Ok(Admission::waiting(async move {
-                while let Some((sent, ticket)) = admitted {
-                    let answer = match ticket {
-                        Ok(ticket) => ticket.answer().await,
-                        Err(failed) => Err(failed),
-                    };
-                    appending.answered(sent, answer)?;
-                    admitted = appending.admit(&shared).await;
-                }
-                Ok(appending.done())
+                let answer = match admitted {
+                    Ok(ticket) => ticket.answer().await,
+                    Err(failed) => Err(failed),
+                };
+                outcomes(early, sent, answer)
             }))
         })
     }

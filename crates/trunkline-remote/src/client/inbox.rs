@@ -47,8 +47,13 @@ struct State {
     closed: bool,
     /// A reading that began with the last event of each subject.
     lasts: Option<Lasts>,
-    /// A watch has told the state as it was when it began.
+    /// A watch has told something, and the state as it was when it began.
+    told: bool,
     caught_up: bool,
+    /// It could not be opened again.
+    unopened: bool,
+    /// What it reads is gone for good, and so it is not opened again.
+    gone: bool,
 }
 
 /// A reading that began with the last event of each subject, and is still at those. When it has to
@@ -88,7 +93,10 @@ impl Inbox {
                 over: false,
                 closed: false,
                 lasts: None,
+                told: false,
                 caught_up: false,
+                unopened: false,
+                gone: false,
             }),
             ready: Notify::new(),
         });
@@ -107,25 +115,39 @@ impl Inbox {
         (inbox, opened)
     }
 
-    /// Opens it again in a new session. `is_lost` says that what was stored is gone.
-    pub(super) fn reopen(&self, line: &Line, is_lost: bool) {
+    /// Opens it again in a new session. `is_lost` says that what was stored is gone. Gives false if
+    /// nobody needs it any more.
+    pub(super) fn reopen(&self, line: &Line, is_lost: bool) -> bool {
         let mut state = self.state.lock();
         if state.over {
-            return;
+            return false;
+        }
+        if state.halted || (state.cancelling && !state.attached) {
+            state.pulling = None;
         }
         state.cancelling = false;
+        state.unopened = false;
         if state.opening.is_none() {
             state.after_loss(is_lost);
         }
-        line.push(Tag::Session, self.request_to_open(&state));
-        if state.halted {
+        if state.gone {
             state.pulling = None;
+            drop(state);
+            self.ready.notify_one();
+            return true;
         }
+        line.push(Tag::Session, self.request_to_open(&state));
         if let Some(credit) = state.pulling {
             line.push(Tag::Session, self.pull(credit));
         }
         drop(state);
         self.ready.notify_one();
+        true
+    }
+
+    /// Whether what it reads went away with the bus that had it. What it gave means nothing now.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state.lock().gone
     }
 
     fn request_to_open(&self, state: &State) -> bytes::Bytes {
@@ -161,6 +183,9 @@ impl Inbox {
             (None, Ok(())) => {}
             (None, Err(error)) => {
                 state.pulling = None;
+                state.cancelling = false;
+                // Whoever asks again has it opened once more.
+                state.unopened = true;
                 let failed = state.no_longer_there(error);
                 state.pulled.push_back(failed);
             }
@@ -269,7 +294,14 @@ impl Inbox {
     }
 
     fn start(&self, state: &mut State, line: &Line, credit: Credit) {
-        if state.pulling.is_none() && !state.cancelling && !state.closed {
+        if state.gone {
+            let gone = state.is_gone_as();
+            state.pulled.push_back(gone);
+            self.ready.notify_one();
+        } else if state.pulling.is_none() && !state.cancelling && !state.closed {
+            if std::mem::take(&mut state.unopened) {
+                line.push(Tag::Session, self.request_to_open(state));
+            }
             state.pulling = Some(credit);
             line.push(Tag::Session, self.pull(credit));
         }
@@ -390,6 +422,7 @@ impl State {
     }
 
     fn watched(&mut self, changes: &[Watched]) {
+        self.told = true;
         for change in changes {
             let rev = match change {
                 Watched::Put(entry) => entry.rev,
@@ -424,14 +457,24 @@ impl State {
                     followed: Ok(Followed::Reset),
                 });
             }
-            Open::Watch { from, .. } if is_lost && *from > 0 => {
-                *from = 0;
-                self.pulled.push_back(Pulled::Failed(Error::new(
-                    ErrorKind::Conflict,
-                    "the bus lost its state and began anew; scan anew",
-                )));
+            // Keys that were told and are deleted meanwhile would never be told as deleted.
+            Open::Watch { .. } if self.told && (is_lost || !self.caught_up) => self.gone = true,
+            Open::Consume { .. } if is_lost => {
+                self.pulled.clear();
+                self.gone = true;
             }
             _ => {}
+        }
+    }
+
+    /// What its user is told who asks a reader that is gone.
+    fn is_gone_as(&self) -> Pulled {
+        match &self.open {
+            Open::Consume { .. } => Pulled::Gone,
+            _ => Pulled::Failed(Error::new(
+                ErrorKind::Conflict,
+                "the server went away in the middle of the watch, and changes may be missing; scan anew",
+            )),
         }
     }
 

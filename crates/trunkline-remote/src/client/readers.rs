@@ -7,7 +7,7 @@ use trunkline_core::engine::{
     Admission, Admitted, Batch, Boxed, Credit, Delivery, Feed, Fetched, Follow, Followed, Heard,
     Listener, Message, Settle, Settler, StoredEvent, Token, Watch, Watched,
 };
-use trunkline_core::{Error, Result};
+use trunkline_core::{Error, ErrorKind, Result};
 
 use super::calls::{Connection, Repeat, Shared, closed, misfit};
 use super::inbox::Inbox;
@@ -306,6 +306,13 @@ impl Settler for RemoteSettler {
         let reader = Arc::clone(&self.reader);
         Admitted::waiting(async move {
             let shared = &reader.shared;
+            if reader.inbox.is_gone() {
+                // Its tokens may name deliveries of the bus that came after.
+                return Err(Error::new(
+                    ErrorKind::NoSuchConsumer,
+                    "the bus of this consumer is gone, and its deliveries with it",
+                ));
+            }
             let call = Call::Settle {
                 reader: reader.inbox.id,
                 batch,

@@ -6,8 +6,8 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Batch, Credit, Engine, Feed, Fetched, Follow, Followed, Heard, Link, Listener, Position,
-    Settle, Settler, Token, Watch,
+    Batch, Credit, Engine, Feed, Fetched, Follow, Followed, Heard, Link, Listener, Message,
+    Position, Settle, Settler, Token, Watch, Watched,
 };
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
@@ -20,6 +20,8 @@ const MAX_CREDIT: Credit = Credit {
     bytes: 1 << 20,
 };
 
+/// Live messages that are received at once, before their bytes are counted.
+const FEW: usize = 32;
 /// The most that one page gives.
 const MAX_PAGE: Credit = Credit {
     items: 65_536,
@@ -66,14 +68,15 @@ pub(super) async fn serve(
             });
             reader
         }
-        // The process ends: the client is to try the next one.
-        Err(error) if error.kind() == ErrorKind::Closed => return,
         Err(error) => {
-            serving.reply(&Reply::Opened {
-                reader: id,
-                opened: Err(error),
-            });
-            return;
+            // If the process ends, the client is to try the next one.
+            if error.kind() != ErrorKind::Closed {
+                serving.reply(&Reply::Opened {
+                    reader: id,
+                    opened: Err(error.clone()),
+                });
+            }
+            return refuse(&serving, &mut commands, &error).await;
         }
     };
     let settler = reader.settler();
@@ -99,21 +102,31 @@ pub(super) async fn serve(
                 }
                 continue;
             }
-            pulled = reader.pull(serving.engine(), pull.unwrap_or(MAX_CREDIT), &mut attached),
-                if pull.is_some() => pulled,
+            pulled = async {
+                // A client that does not read gets no more.
+                serving.line().room().await;
+                reader.pull(serving.engine(), pull.unwrap_or(MAX_CREDIT), &mut attached).await
+            }, if pull.is_some() => pulled,
         };
         pull = None;
         match pulled {
             Some(pulled) => reply(pulled),
             // The engine closed because this process ends; nothing more is to be said.
-            None => pull_never(&mut commands).await,
+            None => {
+                let closed = Error::new(ErrorKind::Closed, "the engine is closed");
+                return refuse(&serving, &mut commands, &closed).await;
+            }
         }
     }
 }
 
-/// Waits for the end of the reader and hears nothing else.
-async fn pull_never(commands: &mut UnboundedReceiver<ToReader>) {
-    while commands.recv().await.is_some() {}
+/// Answers what can be answered of a reader that is none, until its client closes it.
+async fn refuse(serving: &Arc<Serving>, commands: &mut UnboundedReceiver<ToReader>, error: &Error) {
+    while let Some(command) = commands.recv().await {
+        if let ToReader::Settle { id, .. } = command {
+            serving.answer(id, Err(error.clone()));
+        }
+    }
 }
 
 async fn give_back(settler: Option<&Arc<dyn Settler>>, tokens: Vec<Token>) {
@@ -146,10 +159,13 @@ enum Reader {
         filters: Vec<Filter>,
         share: Option<Name>,
         capacity: usize,
+        /// What it heard behind the messages that were given last.
+        then: Option<Heard>,
     },
     Follow(Box<dyn Follow>),
     Consumer(Box<dyn Feed>, Arc<dyn Settler>),
-    Watch(Box<dyn Watch>),
+    /// With what came behind the changes that were given last.
+    Watch(Box<dyn Watch>, Option<Error>),
 }
 
 async fn open(engine: &dyn Engine, what: Open) -> Result<(Reader, Option<Start>)> {
@@ -168,6 +184,7 @@ async fn open(engine: &dyn Engine, what: Open) -> Result<(Reader, Option<Start>)
                 filters,
                 share,
                 capacity,
+                then: None,
             };
             (reader, None)
         }
@@ -194,7 +211,7 @@ async fn open(engine: &dyn Engine, what: Open) -> Result<(Reader, Option<Start>)
             from,
         } => {
             let watch = engine.state().watch(&bucket, prefix.as_ref(), from).await?;
-            (Reader::Watch(watch), None)
+            (Reader::Watch(watch, None), None)
         }
     })
 }
@@ -240,9 +257,13 @@ impl Reader {
                 filters,
                 share,
                 capacity,
+                then,
             } => {
                 let shared = share.is_some();
                 let mut messages = Vec::new();
+                if let Some(heard) = then.take() {
+                    return (heard != Heard::Closed).then_some(Pulled::Heard { messages, heard });
+                }
                 let present = match listener {
                     Some(present) => present,
                     None => {
@@ -264,13 +285,37 @@ impl Reader {
                     }
                 };
                 let heard = tokio::select! {
-                    heard = present.receive(credit.items, &mut messages) => heard,
+                    heard = present.receive(credit.items.min(FEW), &mut messages) => heard,
                     // Its turns go to others in the group while nobody takes them here.
                     () = detached(attached), if shared => {
                         *listener = None;
                         reattached(attached).await;
                         return Some(Pulled::Heard { messages, heard: Heard::Messages(0) });
                     }
+                };
+                // As many as fit, a few at a time, because any of them may be large.
+                let rough =
+                    |message: &Message| message.body.rough_bytes() + message.headers.bytes();
+                let mut bytes: usize = messages.iter().map(rough).sum();
+                while matches!(heard, Heard::Messages(_))
+                    && messages.len() < credit.items
+                    && bytes < credit.bytes
+                {
+                    let before = messages.len();
+                    let few = FEW.min(credit.items - before);
+                    match present.receive(few, &mut messages).now_or_never() {
+                        Some(Heard::Messages(_)) => {
+                            bytes += messages[before..].iter().map(rough).sum::<usize>();
+                        }
+                        other => {
+                            *then = other;
+                            break;
+                        }
+                    }
+                }
+                let heard = match heard {
+                    Heard::Messages(_) => Heard::Messages(messages.len()),
+                    other => other,
                 };
                 (heard != Heard::Closed).then_some(Pulled::Heard { messages, heard })
             }
@@ -302,17 +347,36 @@ impl Reader {
                     });
                 }
             }
-            Self::Watch(watch) => {
-                let mut changes = Vec::new();
-                match watch.next().await {
-                    Ok(change) => changes.push(change),
+            Self::Watch(watch, then) => {
+                let (mut changes, mut bytes) = (Vec::new(), 0);
+                let first = match then.take() {
+                    Some(error) => Err(error),
+                    None => watch.next().await,
+                };
+                let mut next = match first {
+                    Ok(change) => Some(Ok(change)),
                     Err(error) if error.kind() == ErrorKind::Closed => return None,
                     Err(error) => return Some(Pulled::Failed(error)),
-                }
-                while changes.len() < credit.items
-                    && let Some(Ok(change)) = watch.next().now_or_never()
-                {
-                    changes.push(change);
+                };
+                while let Some(change) = next {
+                    match change {
+                        Ok(change) => {
+                            if let Watched::Put(entry) = &change {
+                                bytes += entry.value.len();
+                            }
+                            changes.push(change);
+                        }
+                        Err(error) => {
+                            *then = Some(error);
+                            break;
+                        }
+                    }
+                    let is_enough = changes.len() >= credit.items || bytes >= credit.bytes;
+                    next = if is_enough {
+                        None
+                    } else {
+                        watch.next().now_or_never()
+                    };
                 }
                 Some(Pulled::Watched { changes })
             }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +15,15 @@ use trunkline_core::{Error, ErrorKind, Result};
 
 use super::readers::{self, ToReader};
 use crate::codec::{Malformed, read};
-use crate::frame::{Answer, Call, CallId, ReaderId, Reply, Request, frame};
+use crate::frame::{Answer, Call, CallId, Pulled, ReaderId, Reply, Request, frame};
 use crate::line::{Broken, Line};
-use crate::session::{PacketNumber, Tag};
+use crate::session::{MAX_FRAME_BYTES, PacketNumber, Tag};
 use crate::socket::Socket;
 
 /// Calls that one session may have under way. A client of ours never has as many.
 pub(crate) const MAX_CALLS: usize = 4_096;
+/// Bytes of live messages that wait for the engine; more are dropped.
+const MAX_MESSAGES_BYTES: usize = 16 << 20;
 /// Readers that one session may have.
 const MAX_READERS: usize = 65_536;
 
@@ -34,6 +36,10 @@ pub(super) struct Serving {
     lanes: Mutex<Option<Lanes>>,
     calls: AtomicUsize,
     left: AtomicBool,
+    over: watch::Sender<bool>,
+    times_carried: AtomicU64,
+    /// Bytes of live messages that the engine has not taken yet.
+    messages_bytes: AtomicUsize,
     /// Whether a connection carries it. Readers that lease events wait for one.
     attached: watch::Sender<bool>,
     /// Ends the connection that carries it, because its client has another.
@@ -68,6 +74,9 @@ impl Serving {
             })),
             calls: AtomicUsize::new(0),
             left: AtomicBool::new(false),
+            over: watch::Sender::new(false),
+            times_carried: AtomicU64::new(0),
+            messages_bytes: AtomicUsize::new(0),
             attached: watch::Sender::new(false),
             kick: Notify::new(),
             carried: Arc::default(),
@@ -107,6 +116,11 @@ impl Serving {
         Turn(Arc::clone(&self.carried).lock_owned().await)
     }
 
+    /// The right to carry it, unless somebody has it.
+    pub(super) fn try_turn(&self) -> Option<Turn> {
+        Arc::clone(&self.carried).try_lock_owned().ok().map(Turn)
+    }
+
     /// Goes on after what its client has; gives false if it cannot.
     pub(super) fn resume(&self, _turn: &Turn, received: PacketNumber) -> bool {
         self.lanes.lock().is_some() && self.line.resume(received).is_ok()
@@ -119,6 +133,7 @@ impl Serving {
         socket: Socket,
         closing: impl Future<Output = ()>,
     ) -> Broken {
+        self.times_carried.fetch_add(1, Ordering::AcqRel);
         let _attached = Attached::new(&self.attached);
         let kicked = self.kick.notified();
         let stop = async {
@@ -152,22 +167,33 @@ impl Serving {
         let _ = tokio::time::timeout(LONGEST, idle).await;
     }
 
-    /// Whether the client came back in time.
-    pub(super) async fn is_back_within(
-        &self,
-        grace: Duration,
-        closing: impl Future<Output = ()>,
-    ) -> bool {
+    /// How often a connection began to carry it.
+    pub(super) fn times_carried(&self) -> u64 {
+        self.times_carried.load(Ordering::Acquire)
+    }
+
+    /// Waits until a connection carries it, or for so long, or until the server closes.
+    pub(super) async fn until_back(&self, grace: Duration, closing: impl Future<Output = ()>) {
         let mut attached = self.attached();
         tokio::select! {
-            back = attached.wait_for(|attached| *attached) => back.is_ok(),
-            () = tokio::time::sleep(grace) => false,
-            () = closing => false,
+            biased;
+            // An error means that the session is gone.
+            _ = attached.wait_for(|attached| *attached) => {}
+            () = closing => {}
+            () = tokio::time::sleep(grace) => {}
         }
+    }
+
+    /// Yields once the session has ended.
+    async fn ended(&self) {
+        let mut over = self.over.subscribe();
+        // The sender is the session's own, so it is there.
+        let _ = over.wait_for(|over| *over).await;
     }
 
     /// Lets go of everything: readers end, and what was handed over goes its way.
     pub(super) fn end(&self) {
+        self.over.send_replace(true);
         self.lanes.lock().take();
         self.readers.lock().clear();
         self.kick.notify_waiters();
@@ -175,13 +201,8 @@ impl Serving {
 
     fn handle(self: &Arc<Self>, bytes: &[u8]) -> Result<(), Malformed> {
         match read(bytes)? {
-            Request::Call { id, call } => self.call(id, call)?,
-            Request::Send { messages } => {
-                if let Some(lanes) = &*self.lanes.lock() {
-                    // The lane is there for as long as the session is.
-                    let _ = lanes.messages.send(messages);
-                }
-            }
+            Request::Call { id, call } => self.call(id, call),
+            Request::Send { messages } => self.send_later(messages),
             Request::Open { reader, what } => {
                 let (sender, commands) = unbounded_channel();
                 let mut all = self.readers.lock();
@@ -213,9 +234,11 @@ impl Serving {
         }
     }
 
-    fn call(self: &Arc<Self>, id: CallId, call: Call) -> Result<(), Malformed> {
+    fn call(self: &Arc<Self>, id: CallId, call: Call) {
         if self.calls.fetch_add(1, Ordering::AcqRel) >= MAX_CALLS {
-            return Err(Malformed("too many calls are under way"));
+            let error = format!("the session has {MAX_CALLS} calls under way already");
+            self.answer(id, Err(Error::new(ErrorKind::OverLimit, error)));
+            return;
         }
         match call {
             Call::Append { .. } | Call::Commit { .. } => {
@@ -244,12 +267,18 @@ impl Serving {
             call => {
                 let serving = Arc::clone(self);
                 tokio::spawn(async move {
-                    let answer = serving.ask(call).await;
-                    serving.answer(id, answer);
+                    // A client that does not read its answers gets no more of them.
+                    let ask = async {
+                        serving.line.room().await;
+                        serving.ask(call).await
+                    };
+                    tokio::select! {
+                        answer = ask => serving.answer(id, answer),
+                        () = serving.ended() => {}
+                    }
                 });
             }
         }
-        Ok(())
     }
 
     /// Calls whose order does not matter: whoever cares waits for the answer of one before the next.
@@ -352,8 +381,27 @@ impl Serving {
         }
     }
 
+    /// Puts live messages behind those before. An engine that does not keep up loses some of them,
+    /// as a slow listener would, instead of filling the memory.
+    fn send_later(&self, messages: Batch<Message>) {
+        let bytes = rough_bytes(&messages);
+        let before = self.messages_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let sent = before < MAX_MESSAGES_BYTES
+            && self
+                .lanes
+                .lock()
+                .as_ref()
+                .is_some_and(|lanes| lanes.messages.send(messages).is_ok());
+        if !sent {
+            self.messages_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            tracing::warn!("live messages of a client were dropped: the engine does not keep up");
+        }
+    }
+
     async fn send(self: Arc<Self>, mut lane: UnboundedReceiver<Batch<Message>>) {
         while let Some(messages) = lane.recv().await {
+            let bytes = rough_bytes(&messages);
+            self.messages_bytes.fetch_sub(bytes, Ordering::AcqRel);
             if let Err(error) = self.engine.live().send(messages).completed().await {
                 tracing::warn!(%error, "live messages of a client were not sent");
             }
@@ -373,9 +421,28 @@ impl Serving {
     }
 
     pub(super) fn reply(&self, reply: &Reply) {
-        let reply: Bytes = frame(reply);
-        self.line.push(Tag::Session, reply);
+        let mut bytes: Bytes = frame(reply);
+        if bytes.len() > MAX_FRAME_BYTES {
+            let error = format!("the answer has {} bytes; ask for less at once", bytes.len());
+            let error = Error::new(ErrorKind::OverLimit, error);
+            bytes = frame(&match reply {
+                Reply::Answer { id, .. } => Reply::Answer {
+                    id: *id,
+                    answer: Err(error),
+                },
+                Reply::Opened { reader, .. } | Reply::Pulled { reader, .. } => Reply::Pulled {
+                    reader: *reader,
+                    pulled: Pulled::Failed(error),
+                },
+            });
+        }
+        self.line.push(Tag::Session, bytes);
     }
+}
+
+fn rough_bytes(messages: &Batch<Message>) -> usize {
+    let bytes = |message: &Message| 64 + message.body.rough_bytes() + message.headers.bytes();
+    messages.iter().map(bytes).sum()
 }
 
 /// The right to carry a session, held from before its ends are compared until the connection breaks,
