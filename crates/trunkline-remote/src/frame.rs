@@ -32,6 +32,8 @@ pub(crate) type ReaderId = u64;
 pub(crate) enum Request {
     /// Something that is answered once.
     Call { id: CallId, call: Call },
+    /// Nobody waits for the answer any more, and there need not be one. Only of what changes nothing.
+    Forget { id: CallId },
     /// Live messages; they are not answered, as they may get lost anyway.
     Send { messages: Batch<Message> },
     /// A reader is to be opened.
@@ -60,6 +62,7 @@ wire_enum!(Request {
     5 => GiveBack { reader, tokens },
     6 => Close { reader },
     7 => Leave,
+    8 => Forget { id },
 });
 
 /// What is answered once.

@@ -161,7 +161,8 @@ impl Line {
                 }
             }
         };
-        let writing = async {
+        // It has the sending half, so that the other end sees that go when this is done.
+        let writing = async move {
             let mut stop = std::pin::pin!(stop);
             let mut stopping: Option<Instant> = None;
             loop {
@@ -190,10 +191,16 @@ impl Line {
                 }
             }
         };
+        let mut reading = std::pin::pin!(reading);
         tokio::select! {
-            broken = reading => broken,
+            broken = &mut reading => broken,
             written = writing => match written {
-                Ok(()) => Broken::Stopped,
+                Ok(()) => {
+                    // A socket that is closed with something in it to be read resets the connection,
+                    // and what the other end has not read yet is lost.
+                    let _ = timeout(STOP_WITHIN, reading).await;
+                    Broken::Stopped
+                }
                 Err(error) => Broken::Failed(error),
             },
         }

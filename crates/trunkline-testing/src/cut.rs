@@ -103,7 +103,7 @@ impl Dial for Restarts {
                 server,
                 connections,
             }) => {
-                let (ours, theirs) = Channel::new(server.clone(), None).pair();
+                let (ours, theirs) = Channel::sockets();
                 let server = server.clone();
                 connections.spawn(async move { server.serve(theirs).await });
                 Ok(ours)
@@ -151,18 +151,23 @@ impl Channel {
         Self { server, cuts }
     }
 
-    fn pair(&self) -> (Socket, Socket) {
+    /// The two ends of a channel that is never cut, for a server that a test runs itself.
+    pub fn sockets() -> (Socket, Socket) {
+        Self::pair(None)
+    }
+
+    fn pair(cuts: Option<&Cuts>) -> (Socket, Socket) {
         const DEPTH: usize = 16;
         const LONGEST: u64 = 1 << 8;
         let wire = Arc::new(Wire::default());
         let (there, from_client) = mpsc::channel(DEPTH);
         let (back, from_server) = mpsc::channel(DEPTH);
-        let left = || match &self.cuts {
+        let left = || match cuts {
             Some(cuts) => cuts.next(LONGEST),
             None => u64::MAX,
         };
         let socket = |to, from| {
-            let outgoing = outgoing(to, left(), Arc::clone(&wire), self.cuts.clone());
+            let outgoing = outgoing(to, left(), Arc::clone(&wire), cuts.cloned());
             Socket::new(outgoing, incoming(from, Arc::clone(&wire)))
         };
         (socket(there, from_server), socket(back, from_client))
@@ -217,7 +222,7 @@ fn incoming(
 
 impl Dial for Channel {
     fn dial(&self) -> Boxed<'_, trunkline::Result<Socket>> {
-        let (ours, theirs) = self.pair();
+        let (ours, theirs) = Self::pair(self.cuts.as_ref());
         let server = self.server.clone();
         tokio::spawn(async move { server.serve(theirs).await });
         Box::pin(std::future::ready(Ok(ours)))

@@ -433,28 +433,36 @@ impl Ticket {
 impl Ticket {
     /// Waits for the answer no more. It gives true if the call was never sent.
     fn let_go(&self) -> bool {
-        let mut core = self.shared.core.lock();
-        let unsent = self.shared.line.take_back(self.id);
+        let shared = &self.shared;
+        let mut core = shared.core.lock();
+        let unsent = shared.line.take_back(self.id);
         if unsent {
             core.calls.remove(&self.id);
-        } else if let Some(pending) = core.calls.get_mut(&self.id) {
-            pending.answer = None;
-            pending.again = None;
+        } else {
+            self.forget(&mut core);
         }
         drop(core);
-        self.shared.idle.notify_waiters();
+        shared.idle.notify_waiters();
         unsent
+    }
+
+    /// Nobody waits for it: what changes nothing need not be done, and the rest counts until it is.
+    fn forget(&self, core: &mut Core) {
+        if self.changes {
+            if let Some(pending) = core.calls.get_mut(&self.id) {
+                pending.answer = None;
+            }
+        } else if core.calls.remove(&self.id).is_some() {
+            let request = Request::Forget { id: self.id };
+            self.shared.line.push(Tag::Session, frame(&request));
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         // What is admitted goes its way, although nobody waits for its end.
-        let mut core = self.shared.core.lock();
-        if let Some(pending) = core.calls.get_mut(&self.id) {
-            pending.answer = None;
-        }
-        drop(core);
+        self.forget(&mut self.shared.core.lock());
         self.shared.idle.notify_waiters();
     }
 }

@@ -145,6 +145,14 @@ impl Inbox {
         true
     }
 
+    /// Opens it once more, if it could not be opened when the session began.
+    pub(super) fn open_again(&self, line: &Line) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.unopened) {
+            line.push(Tag::Session, self.request_to_open(&state));
+        }
+    }
+
     /// Whether what it reads went away with the bus that had it. What it gave means nothing now.
     pub(super) fn is_gone(&self) -> bool {
         self.state.lock().gone

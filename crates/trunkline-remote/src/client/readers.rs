@@ -313,6 +313,7 @@ impl Settler for RemoteSettler {
                     "the bus of this consumer is gone, and its deliveries with it",
                 ));
             }
+            reader.inbox.open_again(&shared.line);
             let call = Call::Settle {
                 reader: reader.inbox.id,
                 batch,

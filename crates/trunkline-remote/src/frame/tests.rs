@@ -221,6 +221,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Close { reader: 2 },
         Request::Leave,
+        Request::Forget { id: 300 },
     ];
     calls.chain(opens).chain(others).collect()
 }

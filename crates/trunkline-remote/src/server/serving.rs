@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::task::AbortHandle;
 use trunkline_core::engine::{Admitted, Batch, Engine, Message};
 use trunkline_core::{Error, ErrorKind, Result};
 
@@ -35,6 +36,8 @@ pub(super) struct Serving {
     readers: Mutex<FxHashMap<ReaderId, UnboundedSender<ToReader>>>,
     lanes: Mutex<Option<Lanes>>,
     calls: AtomicUsize,
+    /// Calls that may be forgotten.
+    asked: Mutex<FxHashMap<CallId, AbortHandle>>,
     left: AtomicBool,
     over: watch::Sender<bool>,
     times_carried: AtomicU64,
@@ -73,6 +76,7 @@ impl Serving {
                 messages,
             })),
             calls: AtomicUsize::new(0),
+            asked: Mutex::default(),
             left: AtomicBool::new(false),
             over: watch::Sender::new(false),
             times_carried: AtomicU64::new(0),
@@ -202,6 +206,13 @@ impl Serving {
     fn handle(self: &Arc<Self>, bytes: &[u8]) -> Result<(), Malformed> {
         match read(bytes)? {
             Request::Call { id, call } => self.call(id, call),
+            Request::Forget { id } => {
+                let asked = self.asked.lock().remove(&id);
+                if let Some(asked) = asked {
+                    asked.abort();
+                    self.calls.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
             Request::Send { messages } => self.send_later(messages),
             Request::Open { reader, what } => {
                 let (sender, commands) = unbounded_channel();
@@ -265,18 +276,27 @@ impl Serving {
                 }
             }
             call => {
-                let serving = Arc::clone(self);
-                tokio::spawn(async move {
+                let (serving, changes) = (Arc::clone(self), call.changes());
+                // Until it is noted, so that it cannot be done before.
+                let mut asked = self.asked.lock();
+                let asking = tokio::spawn(async move {
                     // A client that does not read its answers gets no more of them.
                     let ask = async {
                         serving.line.room().await;
                         serving.ask(call).await
                     };
-                    tokio::select! {
-                        answer = ask => serving.answer(id, answer),
-                        () = serving.ended() => {}
+                    let answer = tokio::select! {
+                        answer = ask => answer,
+                        () = serving.ended() => return,
+                    };
+                    // Whoever takes it out is the one to end it.
+                    if serving.asked.lock().remove(&id).is_some() || changes {
+                        serving.answer(id, answer);
                     }
                 });
+                if !changes {
+                    asked.insert(id, asking.abort_handle());
+                }
             }
         }
     }

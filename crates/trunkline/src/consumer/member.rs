@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
@@ -26,6 +26,8 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
 /// How long to leave an engine alone that cannot be reached, or is otherwise about to recover.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long after its deadline a stop still waits for an engine that does not answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
 
@@ -448,9 +450,7 @@ impl Member {
         let end = Instant::now() + deadline.min(LONGEST_DELAY);
         loop {
             report.finished += self.finished();
-            if let Err(error) = self.flush().await {
-                tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
-            }
+            self.flush_by(end).await;
             if self.pool.is_idle() {
                 break;
             }
@@ -458,7 +458,10 @@ impl Member {
                 biased;
                 () = self.pool.finished() => {}
                 () = tokio::time::sleep_until(end) => break,
-                _ = renewal.tick() => self.renew().await,
+                _ = renewal.tick() => {
+                    // What is not renewed in time comes again, which a stop must not wait for.
+                    let _ = timeout_at(end, self.renew()).await;
+                }
             }
         }
         for turn in self.pool.cancel().await {
@@ -468,7 +471,10 @@ impl Member {
         report.finished += self.finished();
         // What failed meanwhile waits for an attempt that another member will make, and a dead
         // letter that could not be stored is that member's to store.
-        self.bury().await;
+        let end = end.min(Instant::now()) + LAST_WORDS;
+        if timeout_at(end, self.bury()).await.is_err() {
+            tracing::warn!(consumer = %self.shared.name, "a dead letter could not be stored before the stop; its event comes again");
+        }
         let waiting = std::mem::take(&mut self.waiting).into_values();
         let dead = std::mem::take(&mut self.dead)
             .into_iter()
@@ -478,10 +484,25 @@ impl Member {
             self.settle(&turn, Settle::GiveBack);
         }
         self.settle_due = Instant::now();
-        if let Err(error) = self.flush().await {
-            tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
-        }
+        self.flush_by(end).await;
         report
+    }
+
+    /// As [`flush`](Self::flush), for as long as there is time. What the engine was not told by then
+    /// is delivered again when its lease ends.
+    async fn flush_by(&mut self, end: Instant) {
+        match timeout_at(end, self.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(consumer = %self.shared.name, %error, "what was decided could not be settled");
+            }
+            Err(_) => {
+                tracing::warn!(
+                    consumer = %self.shared.name,
+                    "what was decided could not be settled before the stop; it may come again"
+                );
+            }
+        }
     }
 }
 
