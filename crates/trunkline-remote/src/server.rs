@@ -95,7 +95,8 @@ impl Drop for Counted<'_> {
 }
 
 impl Server {
-    /// Serves this engine.
+    /// Serves this engine. Make one server for an engine: of an engine whose events are gone with its
+    /// process, a second one counts as another bus, and readers that come to it begin anew.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
         let bus = match engine.capabilities().durability {
             // What is stored is gone with the engine, so every engine is a bus of its own.

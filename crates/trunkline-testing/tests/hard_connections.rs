@@ -1,4 +1,5 @@
-//! Cases of a connection that a review found by thinking, each seen to fail before it was mended.
+//! Hard cases of a connection: more than a message may have, an end in the middle of work, a bus that
+//! is gone, callers that give up, clients that come back late.
 
 #![allow(
     clippy::unwrap_used,
