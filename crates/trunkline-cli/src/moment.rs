@@ -7,34 +7,10 @@ use trunkline::core::{Clock, SystemClock};
 use trunkline::history::End;
 use trunkline::{Error, ErrorKind, Result, Start, Timestamp};
 
-/// `250ms`, `10s`, `1h30m`, `7d`.
+/// `250ms`, `10s`, `1h30m`, `7d`: as in the configuration.
 pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let fault = || format!("{text:?} is no length of time; use 250ms, 10s, 5m, 1h30m or 7d");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    loop {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, after) = rest.split_at(digits);
-        let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, after) = after.split_at(letters);
-        let millis: u64 = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(fault()),
-        };
-        let number: u64 = number.parse().map_err(|_| fault())?;
-        let part = number.checked_mul(millis).map(Duration::from_millis);
-        total = part
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(fault)?;
-        rest = after;
-        if rest.is_empty() {
-            return Ok(total);
-        }
-    }
+    trunkline::config::duration(text)
+        .map_err(|_| format!("{text:?} is no length of time; use 250ms, 10s, 5m, 1h30m or 7d"))
 }
 
 /// Where reading starts: every position there is, or how long ago.

@@ -328,6 +328,17 @@ impl Default for Config {
     }
 }
 
+/// Reads a duration as the configuration has it: `250ms`, `5s`, `7d`, `1h30m`.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`] for anything else, a number without a unit above all.
+pub fn duration(text: &str) -> Result<Duration> {
+    units::duration(text).map_err(|fault| {
+        let message = format!("{}; {}", fault.wrong, fault.fix);
+        Error::new(ErrorKind::InvalidConfig, message)
+    })
+}
+
 /// The text of a file that is not too large.
 fn read(name: &str) -> std::io::Result<String> {
     let mut text = String::new();

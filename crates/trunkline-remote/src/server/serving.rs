@@ -36,6 +36,8 @@ pub(super) struct Serving {
     readers: Mutex<FxHashMap<ReaderId, UnboundedSender<ToReader>>>,
     lanes: Mutex<Option<Lanes>>,
     calls: AtomicUsize,
+    /// The last of them is answered.
+    answered: Notify,
     /// Calls that may be forgotten.
     asked: Mutex<FxHashMap<CallId, AbortHandle>>,
     left: AtomicBool,
@@ -76,6 +78,7 @@ impl Serving {
                 messages,
             })),
             calls: AtomicUsize::new(0),
+            answered: Notify::new(),
             asked: Mutex::default(),
             left: AtomicBool::new(false),
             over: watch::Sender::new(false),
@@ -163,8 +166,12 @@ impl Serving {
     async fn idle(&self) {
         const LONGEST: Duration = Duration::from_secs(5);
         let idle = async {
-            while self.calls.load(Ordering::Acquire) > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            loop {
+                let answered = self.answered.notified();
+                if self.calls.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                answered.await;
             }
         };
         // What is not done by then stays unanswered, which the client knows how to take.
@@ -210,7 +217,7 @@ impl Serving {
                 let asked = self.asked.lock().remove(&id);
                 if let Some(asked) = asked {
                     asked.abort();
-                    self.calls.fetch_sub(1, Ordering::AcqRel);
+                    self.over_with();
                 }
             }
             Request::Send { messages } => self.send_later(messages),
@@ -429,7 +436,7 @@ impl Serving {
     }
 
     pub(super) fn answer(&self, id: CallId, answer: Result<Answer>) {
-        self.calls.fetch_sub(1, Ordering::AcqRel);
+        self.over_with();
         // The engine closes because this process ends. The client is to try the next one.
         if answer
             .as_ref()
@@ -438,6 +445,13 @@ impl Serving {
             return;
         }
         self.reply(&Reply::Answer { id, answer });
+    }
+
+    /// A call is not under way any more.
+    fn over_with(&self) {
+        if self.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.answered.notify_waiters();
+        }
     }
 
     pub(super) fn reply(&self, reply: &Reply) {

@@ -164,7 +164,7 @@ impl Member {
                         return Ok(());
                     }
                     self.concurrency = concurrency;
-                    self.pool.follow_limit();
+                    self.pool.start();
                 }
                 Next::Finished => {
                     self.finished();

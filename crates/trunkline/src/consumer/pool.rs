@@ -78,11 +78,6 @@ impl Pool {
         }
     }
 
-    /// Lets more turns run, if the limit was raised.
-    pub(super) fn follow_limit(&mut self) {
-        self.start();
-    }
-
     /// Queues turns behind those that wait.
     pub(super) fn push(&mut self, turns: impl Iterator<Item = Turn>) {
         self.common.inner.lock().queue.extend(turns);
@@ -95,8 +90,9 @@ impl Pool {
         self.start();
     }
 
-    /// Starts as many workers as there is work for and the limit allows.
-    fn start(&mut self) {
+    /// Starts as many workers as there is work for and the limit allows; to be called when that is
+    /// raised.
+    pub(super) fn start(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         let mut inner = self.common.inner.lock();
         let busy = inner
