@@ -13,11 +13,13 @@ const REAL_DATA: &str = "examples/real-data/run.sh";
 /// Runs the clients that we did not write against the door, and installs them first.
 const FOREIGN: &str = "interop/run.py";
 
-/// `cargo xtask test`. Doctests come apart because `--all-targets` leaves them out. The example
+/// `cargo xtask test`. The server that tests run comes first, so that no test has to wait for a
+/// download and all get the same one. Doctests come apart because `--all-targets` leaves them out. The example
 /// comes late because it is slow to say what is wrong, and the foreign clients come last because
 /// only they need a package registry.
 pub(crate) fn test() -> Vec<Step> {
     vec![
+        Step::new("nats-server", Action::NatsServer),
         tests("tests", &["test", "--workspace", "--all-targets"]),
         tests("doctests", &["test", "--workspace", "--doc"]),
         Step::new("example on real data", Action::ScriptIfPresent(REAL_DATA)),

@@ -1,8 +1,8 @@
 //! The chores of this repository, as Rust, so that they run alike on every machine that has cargo.
 //!
 //! [`chores`] is the part to read and to edit: every verb is a table of steps there. The rest only
-//! runs such a table ([`run`]), knows what a step is ([`step`]), and knows how to call the one tool
-//! that is not part of a Rust installation ([`deny`]).
+//! runs such a table ([`run`]), knows what a step is ([`step`]), and knows how to get what is not
+//! part of a Rust installation: one tool ([`deny`]) and one server ([`nats`]).
 
 #![expect(
     clippy::print_stdout,
@@ -14,6 +14,7 @@ mod chores;
 mod step;
 
 mod deny;
+mod nats;
 mod run;
 mod tally;
 

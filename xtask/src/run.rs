@@ -1,10 +1,12 @@
 //! Runs a table of steps: says what runs, how long it took, and stops at the first failure.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::deny;
+use crate::nats;
 use crate::step::{self, Action, Step};
 use crate::tally::Tally;
 
@@ -17,7 +19,16 @@ enum Passed {
     Counted(Tally),
     /// Passed, but not in the plain way; the summary says how.
     Noted(String),
+    /// Passed, with a variable for the environment of all later steps.
+    Provided {
+        name: &'static str,
+        value: OsString,
+        note: String,
+    },
 }
+
+/// What earlier steps provided for the environment of later ones.
+type Provided = Vec<(&'static str, OsString)>;
 
 /// Runs all steps in order.
 ///
@@ -29,15 +40,20 @@ pub(crate) fn all(steps: &[Step]) -> Result<(), Failure> {
     let started = Instant::now();
     let mut summary: Vec<(&str, Duration, String)> = Vec::new();
     let mut tally: Option<Tally> = None;
+    let mut provided = Provided::new();
 
     for (at, step) in steps.iter().enumerate() {
         eprintln!("\n=== {} ({} of {})", step.name, at + 1, steps.len());
         let began = Instant::now();
-        let outcome = run(step);
+        let outcome = run(step, &provided);
         let took = began.elapsed();
         let note = match outcome {
             Ok(Passed::Done) => String::new(),
             Ok(Passed::Noted(note)) => note,
+            Ok(Passed::Provided { name, value, note }) => {
+                provided.push((name, value));
+                note
+            }
             Ok(Passed::Counted(counted)) => {
                 tally = Some(tally.unwrap_or_default() + counted);
                 counted.to_string()
@@ -75,16 +91,22 @@ fn print_summary(summary: &[(&str, Duration, String)]) {
     }
 }
 
-fn run(step: &Step) -> Result<Passed, Failure> {
+fn run(step: &Step, provided: &Provided) -> Result<Passed, Failure> {
+    // What the step itself sets goes before what others provided.
+    let environment = |command: &mut Command| {
+        command
+            .envs(provided.iter().cloned())
+            .envs(step.env.iter().copied());
+    };
     match &step.action {
         Action::Cargo(args) => {
             let mut command = step::cargo();
-            command.args(args).envs(step.env.iter().copied());
+            environment(command.args(args));
             plain(&mut command).map(|()| Passed::Done)
         }
         Action::CargoTest(args) => {
             let mut command = step::cargo();
-            command.args(args).envs(step.env.iter().copied());
+            environment(command.args(args));
             counted(&mut command, Tally::of_line).map(Passed::Counted)
         }
         Action::ScriptIfPresent(script) => {
@@ -93,17 +115,28 @@ fn run(step: &Step) -> Result<Passed, Failure> {
                 return Ok(Passed::Noted(format!("skipped: there is no {script}")));
             }
             let mut command = step::in_root(&path);
-            command.envs(step.env.iter().copied());
+            environment(&mut command);
             plain(&mut command).map(|()| Passed::Done)
         }
         Action::PythonChecks(script) => {
             let mut command = step::in_root("python3".as_ref());
-            command.arg(script).envs(step.env.iter().copied());
+            environment(command.arg(script));
             match counted(&mut command, Tally::of_summary)? {
                 tally if tally.passed == 0 => Err(format!("{script} made no check")),
                 tally => Ok(Passed::Counted(tally)),
             }
         }
+        Action::NatsServer => Ok(match nats::server()? {
+            Some(server) => {
+                println!("{}", server.line);
+                Passed::Provided {
+                    name: server.variable,
+                    value: server.path.into(),
+                    note: server.line,
+                }
+            }
+            None => Passed::Noted("skipped: not on this platform".to_owned()),
+        }),
         Action::Deny(check) => deny::run(*check).map(Passed::Noted),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Action {
     ScriptIfPresent(&'static str),
     /// A Python script of this repository, with the checks counted that its last line sums up.
     PythonChecks(&'static str),
+    /// Makes sure that there is a nats-server, and names it to all later steps.
+    NatsServer,
     /// One group of checks of cargo-deny.
     Deny(Check),
 }
