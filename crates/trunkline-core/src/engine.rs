@@ -26,6 +26,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::time::Timestamp;
@@ -88,6 +89,26 @@ pub enum Link {
     Closed,
 }
 
+/// Something that an engine knows of itself or of the server behind it, for people who look for a
+/// fault. There are no credentials in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is about, in a word or two: `url`, `server`. No other fact of the engine has it.
+    pub name: SmolStr,
+    /// What is so.
+    pub value: String,
+}
+
+impl Fact {
+    /// A fact of that name.
+    pub fn new(name: impl Into<SmolStr>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+        }
+    }
+}
+
 /// One way to carry events: in memory, on disk, over a network.
 pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// A short name for logs: `memory`, `file`, `nats`.
@@ -98,6 +119,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// What it accepts at most; callers check before sending.
     fn limits(&self) -> Limits;
+
+    /// What it knows of itself and of the server behind it, as it was last told, for `explain` and
+    /// for the log at start.
+    fn facts(&self) -> Vec<Fact>;
 
     /// The state of the connection, and every change of it.
     fn link(&self) -> watch::Receiver<Link>;

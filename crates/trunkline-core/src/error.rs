@@ -189,7 +189,7 @@ codes! {
         "Use names of visible ASCII without `:`, values without CR, LF or NUL, at most 64 headers and 16 KiB in all.";
     InvalidUrl = "TL-0007", "invalid bus URL", retryable: false,
         "The URL names no engine that this build knows, or has an option that its engine does not.",
-        "Use `memory:`, `memory:name`, or `http://HOST:PORT` of a running `trunkline up`; the message says more.";
+        "Use `memory:`, `memory:name`, `nats://HOST:PORT`, or `http://HOST:PORT` of a running `trunkline up`; the message says more.";
     InvalidConfig = "TL-0008", "invalid configuration", retryable: false,
         "A setting is out of its range or contradicts another.",
         "Change the setting that the message names.";
@@ -214,6 +214,9 @@ codes! {
     OverLimit = "TL-0106", "over a limit", retryable: false,
         "A batch, a number of subscriptions or another quantity is above its limit.",
         "Split the work, or raise the limit that the message names.";
+    OverQuota = "TL-0107", "no room left", retryable: true,
+        "The server, the disk behind it, or this account of it has no room or no quota left. Nothing was stored.",
+        "Free space, remove or limit streams, or raise the account's or the server's limit that the message names.";
     Closed = "TL-0201", "bus closed", retryable: false,
         "The bus was closed before this call.",
         "Call it before `close`, or connect again.";
@@ -230,8 +233,20 @@ codes! {
         "Something answers at the URL, but it is no Trunkline bus: another program, another port, or a proxy in between.",
         "Check the address and the port; `trunkline up` prints the ones that it listens on.";
     WrongVersion = "TL-0206", "incompatible version", retryable: false,
-        "Both ends are Trunkline, but they share no version of the protocol between them.",
-        "Use the same release on both ends; the message names both versions.";
+        "The other end is of a version that this one does not work with: another Trunkline without a protocol in common, or a NATS server that is too old.",
+        "Use the versions that the message names.";
+    UnknownHost = "TL-0207", "host name does not resolve", retryable: true,
+        "The name of a host in the URL has no address, or the name service did not answer.",
+        "Correct the name, or mend the name service; other hosts of the URL are tried as well.";
+    CredentialsRefused = "TL-0208", "credentials refused", retryable: false,
+        "The server knows neither the user, password, token, key nor certificate that it was given, or was given none.",
+        "Give credentials that the server knows; the message says which kind was used, never what it was.";
+    TlsFailed = "TL-0209", "TLS failed", retryable: false,
+        "The two ends do not agree on TLS: one wants it and the other does not, or a certificate is not trusted, out of date or for another host.",
+        "Compare the settings of both ends: the CA, the client certificate, the host name, and whether TLS comes first.";
+    NoJetStream = "TL-0210", "no JetStream", retryable: false,
+        "The NATS server, or this account of it, has JetStream turned off, so that it can store nothing.",
+        "Start the server with JetStream (`jetstream {}` in its configuration, or `-js`), or enable it for the account.";
     NoSuchStream = "TL-0301", "no such stream", retryable: false,
         "The stream does not exist on this bus.",
         "Check its name; streams are made when the bus connects with topology `ensure`.";
@@ -246,7 +261,7 @@ codes! {
         "Give each class of subjects a root of its own.";
     Drift = "TL-0305", "differs from what is declared", retryable: false,
         "A stream or consumer exists with another configuration than the program declares.",
-        "Change the declaration, or change what exists on purpose. Trunkline never overwrites it by itself.";
+        "Change the declaration, or change what exists on purpose: `trunkline topology plan` shows how, `trunkline topology apply` does it. Trunkline never overwrites it by itself.";
     Unsupported = "TL-0306", "not supported by this engine", retryable: false,
         "The engine behind the URL lacks this feature. It is refused instead of silently weakened.",
         "Use an engine that has it; the capability table lists them.";

@@ -67,6 +67,15 @@ impl Headers {
         Ok(())
     }
 
+    /// Those whose names are not as said.
+    pub fn without(self, is_out: impl Fn(&str) -> bool) -> Self {
+        let kept = self.iter().filter(|(name, _)| !is_out(name));
+        let kept: Vec<_> = kept
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Self((!kept.is_empty()).then(|| Arc::new(kept)))
+    }
+
     /// The first value of that name, in any case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter()

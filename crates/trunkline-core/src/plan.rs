@@ -1,12 +1,22 @@
 //! The topology as a pure function: from what a bus declares and what exists to what is to be done.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod difference;
+mod spec;
+mod steps;
+#[cfg(test)]
+mod tests;
 
-use crate::engine::{Change, Inspection, Limits, Retention, StreamSpec};
+use std::collections::BTreeMap;
+
+use crate::engine::{Change, Inspection, StreamSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::subject::{Filter, Subject};
+
+pub use difference::{
+    Difference, differences, duration_text, reconciled, retention_text, size_text,
+};
+pub use steps::{Left, Steps, Why};
 
 /// The key of a stream's metadata that says that Trunkline made it, and so may change it.
 pub const OWNER_KEY: &str = "trunkline";
@@ -93,22 +103,80 @@ pub struct Declaration {
     pub unstored: Vec<Placement>,
 }
 
-/// What is to be done, and what stands in the way.
+/// What is to be done so that what exists is what is declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Changes that only create.
+    /// What is missing: changes that only create.
     pub changes: Vec<Change>,
-    /// Streams that exist and differ from what is declared.
-    pub drift: Vec<Drift>,
+    /// Each declared stream that exists, in the order of the declaration.
+    pub existing: Vec<Existing>,
+    /// Streams that exist and are not declared. Nothing is ever done to them.
+    pub undeclared: Vec<Name>,
 }
 
-/// A stream that exists and differs.
+/// A declared stream that exists, beside what is declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drift {
+pub struct Existing {
+    /// As it was found.
+    pub found: StreamSpec,
+    /// Every setting in which it differs. Copies and metadata are none.
+    pub differences: Vec<Difference>,
+    /// The copies that it lacks.
+    pub growth: Option<Growth>,
+    /// The [`Change::UpdateStream`] that makes it ours and as it is declared, or why there is none.
+    pub update: Result<Change, String>,
+}
+
+/// Copies that a stream lacks. That is no drift: there may be no host yet to keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Copies that there are.
+    pub found: usize,
+    /// Copies that are declared.
+    pub declared: usize,
+}
+
+impl Existing {
     /// The stream.
-    pub stream: Name,
-    /// Each difference as `setting: found, declared`.
-    pub differences: Vec<String>,
+    pub fn name(&self) -> &Name {
+        &self.found.name
+    }
+
+    /// Whether Trunkline made or adopted it. Only then it may be changed.
+    pub fn is_ours(&self) -> bool {
+        is_ours(&self.found)
+    }
+
+    /// Whether nothing is to be done. Copies of a foreign stream are for others to make.
+    pub fn is_as_declared(&self) -> bool {
+        self.differences.is_empty() && (self.growth.is_none() || !self.is_ours())
+    }
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.existing.iter().all(Existing::is_as_declared)
+    }
+
+    /// The streams that differ from what is declared.
+    pub fn drift(&self) -> impl Iterator<Item = &Existing> {
+        let differs = |existing: &&Existing| !existing.differences.is_empty();
+        self.existing.iter().filter(differs)
+    }
+
+    /// The plan on an engine of one host, which has nowhere to keep a second copy.
+    pub fn without_growth(mut self) -> Self {
+        for existing in &mut self.existing {
+            existing.growth = None;
+        }
+        self
+    }
+}
+
+/// Whether a stream has Trunkline's mark.
+pub fn is_ours(stream: &StreamSpec) -> bool {
+    stream.metadata.contains_key(OWNER_KEY)
 }
 
 /// Compares what is declared with what exists.
@@ -126,17 +194,20 @@ pub fn plan(declared: &Declaration, found: &Inspection) -> Result<Plan> {
     for spec in &declared.streams {
         match all.insert(&spec.name, spec) {
             None => plan.changes.push(Change::CreateStream(spec.clone())),
-            Some(found) => {
-                let differences = differences(found, spec);
-                if !differences.is_empty() {
-                    plan.drift.push(Drift {
-                        stream: spec.name.clone(),
-                        differences,
-                    });
-                }
-            }
+            Some(found) => plan.existing.push(Existing {
+                differences: differences(found, spec),
+                growth: (found.replicas < spec.replicas).then_some(Growth {
+                    found: found.replicas,
+                    declared: spec.replicas,
+                }),
+                update: reconciled(found, spec).map(Change::UpdateStream),
+                found: found.clone(),
+            }),
         }
     }
+    let is_declared = |name: &Name| declared.streams.iter().any(|spec| spec.name == *name);
+    let others = all.keys().filter(|name| !is_declared(name));
+    plan.undeclared = others.map(|name| (*name).clone()).collect();
     let streams: Vec<&StreamSpec> = all.into_values().collect();
     apart(&streams)?;
     for placement in &declared.stored {
@@ -223,211 +294,4 @@ fn overlapping<'a>(filter: &Filter, streams: &[&'a StreamSpec]) -> Option<(&'a N
             .find(|subjects| subjects.overlaps(filter))
             .map(|subjects| (&stream.name, subjects))
     })
-}
-
-/// Every setting in which two specifications differ. Metadata is a mark, not a setting.
-pub fn differences(found: &StreamSpec, declared: &StreamSpec) -> Vec<String> {
-    let mut differences = Vec::new();
-    let mut compare = |setting: &str, found: String, declared: String| {
-        if found != declared {
-            differences.push(format!("{setting}: {found}, declared {declared}"));
-        }
-    };
-    let subjects = |spec: &StreamSpec| {
-        let mut subjects: Vec<_> = spec.subjects.iter().map(Filter::as_str).collect();
-        subjects.sort_unstable();
-        subjects.join(" ")
-    };
-    compare("subjects", subjects(found), subjects(declared));
-    compare(
-        "retention",
-        format!("{:?}", found.retention),
-        format!("{:?}", declared.retention),
-    );
-    compare(
-        "max_events",
-        format!("{:?}", found.max_events),
-        format!("{:?}", declared.max_events),
-    );
-    compare(
-        "max_bytes",
-        format!("{:?}", found.max_bytes),
-        format!("{:?}", declared.max_bytes),
-    );
-    compare(
-        "max_age",
-        format!("{:?}", found.max_age),
-        format!("{:?}", declared.max_age),
-    );
-    compare(
-        "max_message",
-        found.max_message.to_string(),
-        declared.max_message.to_string(),
-    );
-    compare(
-        "duplicate_window",
-        format!("{:?}", found.duplicate_window),
-        format!("{:?}", declared.duplicate_window),
-    );
-    differences
-}
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-impl StreamSpec {
-    /// A stream of Trunkline's with its defaults: 7 days, no limit in count or bytes, the oldest
-    /// leave first, ids remembered for 2 minutes.
-    pub fn new(name: Name, subjects: Vec<Filter>) -> Self {
-        Self {
-            name,
-            subjects,
-            retention: Retention::DiscardOld,
-            max_events: None,
-            max_bytes: None,
-            max_age: Some(7 * DAY),
-            max_message: Limits::default().max_message,
-            duplicate_window: Duration::from_secs(120),
-            metadata: BTreeMap::from([(OWNER_KEY.to_owned(), "1".to_owned())]),
-        }
-    }
-
-    /// A stream for dead letters: 30 days, refuses when full, and takes a message of every other
-    /// stream together with its story.
-    pub fn dead_letters(name: Name, subjects: Vec<Filter>) -> Self {
-        let spec = Self::new(name, subjects);
-        Self {
-            retention: Retention::RefuseWhenFull,
-            max_age: Some(30 * DAY),
-            max_message: spec.max_message + (32 << 10),
-            ..spec
-        }
-    }
-
-    /// A stream for commands: each leaves when it is done.
-    pub fn work_queue(name: Name, subjects: Vec<Filter>) -> Self {
-        Self {
-            retention: Retention::WorkQueue,
-            ..Self::new(name, subjects)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::StreamState;
-
-    fn filters(text: &str) -> Vec<Filter> {
-        text.split_whitespace()
-            .map(|filter| Filter::new(filter).unwrap())
-            .collect()
-    }
-
-    fn stream(name: &str, subjects: &str) -> StreamSpec {
-        StreamSpec::new(Name::new(name).unwrap(), filters(subjects))
-    }
-
-    fn placement(filter: &str) -> Placement {
-        Placement {
-            event_type: "a type".to_owned(),
-            filter: Filter::new(filter).unwrap(),
-        }
-    }
-
-    fn check(streams: &[(&str, &str)], stored: &[&str], unstored: &[&str]) -> Result<Plan> {
-        let declared = Declaration {
-            streams: streams
-                .iter()
-                .map(|(name, subjects)| stream(name, subjects))
-                .collect(),
-            stored: stored.iter().map(|filter| placement(filter)).collect(),
-            unstored: unstored.iter().map(|filter| placement(filter)).collect(),
-        };
-        plan(&declared, &Inspection::default())
-    }
-
-    #[test]
-    fn p5_a_type_that_no_stream_stores_is_refused_with_what_would() {
-        let error = check(
-            &[("EVENTS", "workflow.*")],
-            &["workflow.execution.requested"],
-            &[],
-        )
-        .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotStored);
-        assert!(error.message().contains("workflow.> would"), "{error}");
-        let error = check(&[("EVENTS", "a.b.*")], &["a.*.*"], &[]).unwrap_err();
-        assert!(error.message().contains("only some"), "{error}");
-        assert!(
-            check(
-                &[("EVENTS", "workflow.>")],
-                &["workflow.execution.requested"],
-                &[]
-            )
-            .is_ok()
-        );
-    }
-
-    #[test]
-    fn p5_streams_that_overlap_are_refused() {
-        let error = check(&[("A", "order.>"), ("B", "*.placed")], &[], &[]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Overlap);
-        assert!(check(&[("A", "order.>"), ("B", "user.>")], &[], &[]).is_ok());
-    }
-
-    #[test]
-    fn p5_an_ephemeral_type_on_a_stored_subject_is_refused() {
-        let error = check(&[("A", "events.>")], &[], &["events.tick"]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Overlap);
-        assert!(check(&[("A", "events.>")], &[], &["live.tick"]).is_ok());
-    }
-
-    #[test]
-    fn p5_roots_within_one_another_are_refused() {
-        Roots::default().check().unwrap();
-        let events = |text: &str| Roots {
-            events: Some(Subject::new(text).unwrap()),
-            ..Roots::default()
-        };
-        assert_eq!(
-            events("live").check().unwrap_err().kind(),
-            ErrorKind::Overlap
-        );
-        assert_eq!(
-            events("live.events").check().unwrap_err().kind(),
-            ErrorKind::Overlap
-        );
-        events("livestock").check().unwrap();
-    }
-
-    #[test]
-    fn what_exists_and_differs_is_drift_and_never_a_change() {
-        let spec = stream("EVENTS", "events.>");
-        let state = |spec: StreamSpec| StreamState {
-            spec,
-            events: 0,
-            bytes: 0,
-            first: 1,
-            tail: 1,
-            first_at: None,
-        };
-        let found = Inspection {
-            streams: vec![state(StreamSpec {
-                max_age: Some(Duration::from_millis(604)),
-                ..spec.clone()
-            })],
-            consumers: Vec::new(),
-        };
-        let declared = Declaration {
-            streams: vec![spec.clone()],
-            ..Declaration::default()
-        };
-        let plan = plan(&declared, &found).unwrap();
-        assert_eq!(plan.changes, []);
-        assert_eq!(
-            plan.drift[0].differences,
-            ["max_age: Some(604ms), declared Some(604800s)"]
-        );
-        assert_eq!(differences(&spec, &spec), Vec::<String>::new());
-    }
 }

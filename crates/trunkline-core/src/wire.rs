@@ -3,6 +3,7 @@
 //! `WIRE.md` states it for other languages, with the test vectors that this module is held to.
 
 mod binary;
+mod legacy;
 mod structured;
 
 use std::sync::Arc;
@@ -13,13 +14,25 @@ use crate::envelope::{Data, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::headers::Headers;
 
-pub use binary::decode as decode_binary;
+pub use binary::{decode as decode_binary, encode as encode_binary};
+pub use legacy::{Legacy, Place, decode as decode_legacy};
 pub use structured::{decode as decode_structured, encode as encode_structured, encoded_len};
 
 /// The media type of one structured event.
 pub const STRUCTURED: &str = "application/cloudevents+json";
 /// The media type of a JSON array of structured events.
 pub const BATCH: &str = "application/cloudevents-batch+json";
+
+/// How events are written where messages have headers. Both modes are read, whichever is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContentMode {
+    /// One JSON object, which any client reads without a header.
+    #[default]
+    Structured,
+    /// Attributes as `ce-` headers and the data alone as the body: less for large data, and for
+    /// data that JSON could only hold as Base64. What this mode cannot say is written structured.
+    Binary,
+}
 
 /// A message's content: bytes, or an event that need not be encoded inside this process.
 #[derive(Clone, Debug)]
@@ -40,6 +53,49 @@ impl Body {
             Body::Bytes(bytes) => Ok(bytes.clone()),
             Body::Event(event) => encode_structured(event),
         }
+    }
+
+    /// As [`to_event`](Self::to_event), and what is no CloudEvent in one of these forms.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for bytes that are no CloudEvent in either mode and have none of
+    /// the forms, or that have one and cannot be an event.
+    pub fn to_event_or(
+        &self,
+        headers: &Headers,
+        forms: &[Legacy],
+        place: &Place<'_>,
+    ) -> Result<Arc<Envelope>> {
+        let fault = match self.to_event(headers) {
+            Ok(event) => return Ok(event),
+            Err(fault) => fault,
+        };
+        let Body::Bytes(bytes) = self else {
+            return Err(fault);
+        };
+        match decode_legacy(forms, headers, bytes, place)? {
+            Some(event) => Ok(Arc::new(event)),
+            None => Err(fault),
+        }
+    }
+
+    /// What leaves the process: headers and bytes, the event encoded in that mode if it is not
+    /// encoded yet. Headers that name a media type say how their event is to be read, so that it
+    /// is structured then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when a shared value's serializer fails.
+    pub fn to_message(&self, headers: &Headers, mode: ContentMode) -> Result<(Headers, Bytes)> {
+        let own = headers.get("content-type").is_none();
+        if let (Body::Event(event), ContentMode::Binary, true) = (self, mode, own)
+            && let Some((mut all, body)) = encode_binary(event)?
+        {
+            for (name, value) in headers.iter() {
+                all.restore(name, value)?;
+            }
+            return Ok((all, body));
+        }
+        Ok((headers.clone(), self.to_bytes()?))
     }
 
     /// About how many bytes this takes in memory. A shared value counts with its own size only.
@@ -79,12 +135,29 @@ impl Body {
             Body::Event(event) => return Ok(Arc::clone(event)),
             Body::Bytes(bytes) => bytes,
         };
-        let structured = headers.get("content-type").is_some_and(is_structured);
-        if !structured && headers.get("ce-specversion").is_some() {
+        if is_binary(headers) {
             return decode_binary(headers.iter(), bytes).map(Arc::new);
         }
         decode_structured(bytes).map(Arc::new)
     }
+}
+
+/// Whether these headers hold the attributes of an event whose data is the body.
+pub fn is_binary(headers: &Headers) -> bool {
+    let structured = headers.get("content-type").is_some_and(is_structured);
+    !structured && headers.get("ce-specversion").is_some()
+}
+
+/// The headers beside an event: without those that are the event's own attributes.
+pub fn beside(headers: Headers) -> Headers {
+    if !is_binary(&headers) {
+        return headers;
+    }
+    let attribute = |name: &str| {
+        let start = name.get(..3).unwrap_or_default();
+        start.eq_ignore_ascii_case("ce-") || name.eq_ignore_ascii_case("content-type")
+    };
+    headers.without(attribute)
 }
 
 /// Whether a media type announces one structured event in JSON, parameters aside.

@@ -14,7 +14,8 @@ use trunkline_core::envelope::JsonText;
 use trunkline_core::key::{fnv1a32, slot};
 use trunkline_core::plan::Roots;
 use trunkline_core::wire::{
-    Body, decode_binary, decode_structured, encode_structured, encoded_len,
+    self, Body, ContentMode, decode_binary, decode_structured, encode_binary, encode_structured,
+    encoded_len,
 };
 use trunkline_core::{
     Attribute, Data, Envelope, EventId, EventType, Filter, Headers, Result, Subject, Timestamp,
@@ -35,6 +36,8 @@ struct Vector {
     error: Option<String>,
     output: Option<String>,
     mode: Option<String>,
+    #[serde(default)]
+    structured: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -209,6 +212,24 @@ fn binary_events_are_read_as_the_vectors_say() {
 }
 
 #[test]
+fn binary_events_are_written_as_the_vectors_say() {
+    for vector in vectors::<Vector>("binary-write.json") {
+        let event = vector.event();
+        let Some((headers, body)) = encode_binary(&event).unwrap() else {
+            assert!(vector.structured, "{}", vector.name);
+            continue;
+        };
+        assert!(!vector.structured, "{}", vector.name);
+        let headers: Vec<_> = headers.iter().collect();
+        let expected = vector.headers.iter();
+        let expected: Vec<_> = expected.map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(headers, expected, "{}", vector.name);
+        assert_eq!(body, vector.bytes(), "{}", vector.name);
+        survives_binary(&event);
+    }
+}
+
+#[test]
 fn the_mode_of_a_message_is_told_as_the_vectors_say() {
     for vector in vectors::<Vector>("modes.json") {
         let mut headers = Headers::new();
@@ -316,14 +337,18 @@ fn every_example_of_the_page_is_a_vector() {
     for vector in vectors::<Vector>("structured-write.json") {
         known.extend(vector.output);
     }
-    for vector in vectors::<Vector>("binary-read.json") {
+    let read = vectors::<Vector>("binary-read.json");
+    for vector in read
+        .into_iter()
+        .chain(vectors::<Vector>("binary-write.json"))
+    {
         let headers = vector.headers.iter();
         let headers = headers.map(|(name, value)| format!("{name}: {value}\n"));
         let headers = headers.collect::<String>();
         known.extend(vector.input.map(|body| format!("{headers}\n{body}")));
     }
     let shown = [examples(&page, "json"), examples(&page, "http")].concat();
-    assert_eq!(shown.len(), 6);
+    assert_eq!(shown.len(), 7);
     for example in shown {
         assert!(known.iter().any(|text| text == example), "{example}");
     }
@@ -373,6 +398,36 @@ fn survives(event: &Envelope) {
     // What was read once stays as it is.
     let again = encode_structured(&read).unwrap();
     assert_eq!(decode_structured(&again).unwrap(), read);
+}
+
+/// Writes the event in binary mode and reads it back, if that mode can say it: bytes and attributes
+/// are as they were, but that own attributes are texts and that JSON has a media type.
+fn survives_binary(event: &Envelope) {
+    let body = Body::Event(event.clone().into());
+    let (headers, bytes) = body
+        .to_message(&Headers::new(), ContentMode::Binary)
+        .unwrap();
+    let binary = encode_binary(event).unwrap().is_some();
+    assert_eq!(wire::is_binary(&headers), binary);
+    let read = Body::Bytes(bytes).to_event(&headers);
+    let read = read.unwrap_or_else(|error| panic!("{headers:?}: {error:?}"));
+    assert!(wire::beside(headers).is_empty());
+    assert_eq!(
+        read.data().to_bytes().unwrap(),
+        event.data().to_bytes().unwrap()
+    );
+    let texts = |event: &Envelope| -> Vec<(String, String)> {
+        let mut all = attributes(event);
+        if binary && matches!(event.data(), Data::Json(_)) {
+            all.entry("datacontenttype")
+                .or_insert("application/json".into());
+        }
+        let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+        let mut all: Vec<_> = all.iter().map(|(n, v)| (n.clone(), text(v))).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(texts(&read), texts(event));
 }
 
 const TYPES: &[Option<&str>] = &[
@@ -520,6 +575,11 @@ proptest! {
         if consistent {
             prop_assert_eq!(read, event);
         }
+    }
+
+    #[test]
+    fn every_event_survives_binary_mode(event in any_event()) {
+        survives_binary(&event);
     }
 
     #[test]

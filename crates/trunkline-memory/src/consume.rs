@@ -31,7 +31,7 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     pub(crate) fn new(spec: ConsumerSpec, stream: &mut Stream) -> Self {
-        let selection = Selection::new(&spec.filters, &stream.spec.subjects);
+        let selection = Selection::new(&spec.filters, &stream.stored);
         let (next, _) = stream.start(spec.start, &selection);
         let waiter = Arc::new(Waiter::default());
         let keys = stream.register(&spec.filters, &waiter);
@@ -58,10 +58,15 @@ impl Consumer {
         self.pass_others(stream);
         stream.unregister(&self.keys);
         self.keys = stream.register(&spec.filters, &self.waiter);
-        self.selection = Selection::new(&spec.filters, &stream.spec.subjects);
+        self.selection = Selection::new(&spec.filters, &stream.stored);
         self.ledger.set_lease(spec.ack_wait);
         self.spec = spec;
         self.waiter.wake();
+    }
+
+    /// Takes over what its stream stores now.
+    pub(crate) fn select_anew(&mut self, stored: &[Filter]) {
+        self.selection = Selection::new(&self.spec.filters, stored);
     }
 
     /// Takes it out of its stream; who waits for it learns that it is gone.

@@ -25,10 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Limits, Link, Live, Log, Reach,
+    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Limits, Link, Live, Log, Reach,
     State, Topology,
 };
 use trunkline_core::headers::Headers;
+use trunkline_core::plan::size_text;
 use trunkline_core::wire::Body;
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result};
 
@@ -141,6 +142,23 @@ impl Engine for MemoryEngine {
 
     fn limits(&self) -> Limits {
         Limits::default()
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        let MemoryOptions {
+            name,
+            max_events,
+            max_bytes,
+            ..
+        } = &self.bus.options;
+        let name = name.as_ref().map(|name| Fact::new("name", name.as_str()));
+        let capacity = format!(
+            "{max_events} events and {} a stream at most",
+            size_text(*max_bytes)
+        );
+        name.into_iter()
+            .chain([Fact::new("capacity", capacity)])
+            .collect()
     }
 
     fn link(&self) -> watch::Receiver<Link> {

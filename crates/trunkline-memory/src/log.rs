@@ -77,7 +77,7 @@ impl Log for MemoryEngine {
             let stream = self.stream(stream)?;
             let mut stream = stream.lock();
             stream.expire(self.bus.clock.now());
-            let selection = Selection::new(filters, &stream.spec.subjects);
+            let selection = Selection::new(filters, &stream.stored);
             let (start, lasts) = stream.start(from, &selection);
             let mut events: Vec<_> = lasts
                 .iter()
@@ -111,7 +111,7 @@ impl Log for MemoryEngine {
             let shared = self.stream(stream)?;
             let mut stream = shared.lock();
             stream.expire(self.bus.clock.now());
-            let selection = Selection::new(filters, &stream.spec.subjects);
+            let selection = Selection::new(filters, &stream.stored);
             let (next, lasts) = stream.start(from, &selection);
             let waiter = Arc::new(Waiter::default());
             let keys = stream.register(filters, &waiter);
@@ -120,6 +120,7 @@ impl Log for MemoryEngine {
                 link: self.link.subscribe(),
                 stream: Arc::clone(&shared),
                 selection,
+                generation: stream.generation,
                 next,
                 lasts: lasts.into(),
                 waiter,
@@ -144,6 +145,8 @@ struct MemoryFollow {
     link: watch::Receiver<Link>,
     stream: Arc<Mutex<Stream>>,
     selection: Selection,
+    /// Of the stream's subjects, as the selection knows them.
+    generation: u64,
     next: Seq,
     /// For a reading that begins with each subject's last event: those, before `next`.
     lasts: VecDeque<Seq>,
@@ -165,11 +168,12 @@ impl Follow for MemoryFollow {
                 link,
                 stream,
                 selection,
+                generation,
                 next,
                 lasts,
                 waiter,
                 caught_up,
-                ..
+                keys,
             } = self;
             loop {
                 if *link.borrow() == Link::Closed {
@@ -181,6 +185,12 @@ impl Follow for MemoryFollow {
                         return Ok(Followed::Closed);
                     }
                     stream.expire(bus.clock.now());
+                    if *generation != stream.generation {
+                        let filters: Vec<_> =
+                            keys.iter().map(|(filter, _)| filter.clone()).collect();
+                        *selection = Selection::new(&filters, &stream.stored);
+                        *generation = stream.generation;
+                    }
                     if std::mem::take(caught_up) {
                         *next = waiter.first_noted().unwrap_or(stream.tail()).max(*next);
                     }

@@ -3,6 +3,9 @@
 //! Plain computation under one lock. Whoever adds events is told which waiters to wake, and does
 //! so after releasing the lock.
 
+mod standing;
+mod update;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 use trunkline_core::engine::{
     Append, AppendMode, Credit, Expect, Gap, Outcome, Position, Removal, Retention, Seq,
-    StoredEvent, StreamSpec, StreamState, SubjectCount,
+    StoredEvent, StreamSpec,
 };
 use trunkline_core::matcher::{Key, Matcher};
 use trunkline_core::wire::Body;
@@ -36,6 +39,10 @@ pub(crate) type Wakes = SmallVec<[Arc<Waiter>; 4]>;
 
 pub(crate) struct Stream {
     pub(crate) spec: StreamSpec,
+    /// Every filter by which something in it may have been stored, those of former days too.
+    pub(crate) stored: Vec<Filter>,
+    /// How often its subjects changed, for readers that have a selection.
+    pub(crate) generation: u64,
     max_events: u64,
     max_bytes: u64,
     /// By sequence. A map, so that what leaves the middle of a work queue leaves no hole behind.
@@ -76,7 +83,13 @@ impl Stream {
         Self {
             max_events: spec.max_events.unwrap_or(u64::MAX).min(options.max_events),
             max_bytes: spec.max_bytes.unwrap_or(u64::MAX).min(options.max_bytes),
-            spec,
+            stored: spec.subjects.clone(),
+            generation: 0,
+            // Whoever asks for more is told what there is.
+            spec: StreamSpec {
+                replicas: 1,
+                ..spec
+            },
             entries: BTreeMap::new(),
             tail: 1,
             last_at: Timestamp::from_nanos(i64::MIN),
@@ -554,33 +567,6 @@ impl Stream {
         let mut wakes = Wakes::new();
         self.readers.all(|waiter| wakes.push(Arc::clone(waiter)));
         wakes
-    }
-
-    pub(crate) fn state(&self) -> StreamState {
-        StreamState {
-            spec: self.spec.clone(),
-            events: self.events,
-            bytes: self.bytes,
-            first: self.first(),
-            tail: self.tail,
-            first_at: self.entries.first_key_value().map(|(_, entry)| entry.at),
-        }
-    }
-
-    pub(crate) fn subject_counts(&self, filter: &Filter, max: usize) -> Vec<SubjectCount> {
-        let matching = self
-            .subjects
-            .iter()
-            .filter(|(subject, _)| filter.matches(subject));
-        let mut counts: Vec<_> = matching
-            .map(|(subject, index)| SubjectCount {
-                subject: subject.clone(),
-                events: index.seqs.len() as u64,
-            })
-            .collect();
-        counts.sort_unstable_by(|a, b| a.subject.cmp(&b.subject));
-        counts.truncate(max);
-        counts
     }
 }
 

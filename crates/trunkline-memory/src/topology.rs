@@ -1,5 +1,6 @@
 //! Making, changing and describing streams and consumers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ impl MemoryEngine {
     fn apply_now(&self, change: Change) -> Result<()> {
         match change {
             Change::CreateStream(spec) => self.create_stream(spec),
+            Change::UpdateStream(spec) => self.update_stream(spec),
             Change::DeleteStream(name) => {
                 let stream = self.stream(&name)?;
                 self.bus.streams.write().remove(&name);
@@ -59,45 +61,43 @@ impl MemoryEngine {
 
     fn create_stream(&self, spec: StreamSpec) -> Result<()> {
         self.check_open()?;
-        if spec.subjects.is_empty() {
+        check_subjects(&spec)?;
+        let mut streams = self.bus.streams.write();
+        if let Some(found) = streams.get(&spec.name) {
+            let differences = differences(&found.lock().spec, &spec);
+            if differences.is_empty() {
+                return Ok(());
+            }
+            let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
             return Err(Error::new(
-                ErrorKind::InvalidConfig,
+                ErrorKind::Drift,
                 format!(
-                    "stream {} has no subjects, so it would never store an event; give it some",
-                    spec.name
+                    "stream {} exists and differs: {}; update it, or declare what there is",
+                    spec.name,
+                    differences.join("; ")
                 ),
             ));
         }
-        let mut streams = self.bus.streams.write();
-        for (name, stream) in &*streams {
-            let found = stream.lock().spec.clone();
-            if *name == spec.name {
-                let differences = differences(&found, &spec);
-                return match differences.as_slice() {
-                    [] => Ok(()),
-                    _ => Err(Error::new(
-                        ErrorKind::Drift,
-                        format!(
-                            "stream {name} exists and differs: {}",
-                            differences.join("; ")
-                        ),
-                    )),
-                };
-            }
-            let overlap =
-                |filter: &&Filter| spec.subjects.iter().any(|other| other.overlaps(filter));
-            if let Some(subjects) = found.subjects.iter().find(overlap) {
-                return Err(Error::new(
-                    ErrorKind::Overlap,
-                    format!(
-                        "stream {} would share subjects with stream {name}, which stores {subjects}",
-                        spec.name
-                    ),
-                ));
-            }
-        }
+        apart(&spec, &streams)?;
         let stream = Stream::new(spec.clone(), &self.bus.options);
         streams.insert(spec.name, Arc::new(Mutex::new(stream)));
+        Ok(())
+    }
+
+    fn update_stream(&self, spec: StreamSpec) -> Result<()> {
+        let stream = self.stream(&spec.name)?;
+        check_subjects(&spec)?;
+        // Held, so that no other stream takes the subjects in the meantime.
+        let streams = self.bus.streams.write();
+        apart(&spec, &streams)?;
+        let waiters = {
+            let mut stream = stream.lock();
+            stream.update(spec, &self.bus.options, self.bus.clock.now())?;
+            stream.all_waiters()
+        };
+        drop(streams);
+        // Who waits for what has left is told of the gap now.
+        waiters.iter().for_each(|waiter| waiter.wake_all());
         Ok(())
     }
 
@@ -154,6 +154,38 @@ impl MemoryEngine {
         stream.consumers.insert(at.consumer.clone(), consumer);
         Ok(result)
     }
+}
+
+fn check_subjects(spec: &StreamSpec) -> Result<()> {
+    if !spec.subjects.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "stream {} has no subjects, so it would never store an event; give it some",
+            spec.name
+        ),
+    ))
+}
+
+/// Refuses a stream that would share subjects with another.
+fn apart(spec: &StreamSpec, streams: &BTreeMap<Name, Arc<Mutex<Stream>>>) -> Result<()> {
+    for (name, stream) in streams.iter().filter(|(name, _)| **name != spec.name) {
+        let stream = stream.lock();
+        let overlaps = |filter: &&Filter| spec.subjects.iter().any(|own| own.overlaps(filter));
+        if let Some(subjects) = stream.spec.subjects.iter().find(overlaps) {
+            return Err(Error::new(
+                ErrorKind::Overlap,
+                format!(
+                    "stream {} would share subjects with stream {name}, which stores {subjects}; \
+                     give each subject to one stream",
+                    spec.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn no_such_consumer(at: &ConsumerRef) -> Error {

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Capabilities, Consume, Engine, Limits, Link, LinkOptions, Live, Log, State, Topology,
+    Boxed, Capabilities, Consume, Engine, Fact, Limits, Link, LinkOptions, Live, Log, State,
+    Topology,
 };
 use trunkline_core::{Clock, Result};
 
@@ -110,6 +111,12 @@ impl Engine for RemoteEngine {
 
     fn limits(&self) -> Limits {
         self.shared.limits
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        let mut facts = vec![Fact::new("url", self.place())];
+        facts.extend(self.shared.core.lock().facts.iter().cloned());
+        facts
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use trunkline_core::engine::{Capabilities, Durability, Limits, Reach};
+use trunkline_core::engine::{Capabilities, Durability, Fact, Limits, Reach};
 use trunkline_core::{Error, ErrorKind, Result};
 
 use crate::session::PacketNumber;
@@ -75,9 +75,21 @@ pub(crate) struct Welcome {
     pub(crate) max_message: usize,
     pub(crate) max_batch: usize,
     pub(crate) max_value: usize,
+    /// What the engine knows of itself. Older servers do not say.
+    #[serde(default)]
+    pub(crate) facts: Vec<Told>,
+}
+
+/// A fact as it crosses the connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) name: String,
+    pub(crate) value: String,
 }
 
 const PROTOCOL: &str = "engine";
+/// Facts that are taken from a server at most; nobody would read more.
+const MAX_FACTS: usize = 64;
 
 impl Hello {
     pub(crate) fn new(session: Option<SessionState>) -> Self {
@@ -174,6 +186,15 @@ impl Welcome {
         }
     }
 
+    /// What there is to know of the bus behind the server. The facts of its engine have `bus ` before
+    /// them, to be told from those of the connection.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        let own = Fact::new("bus", self.engine.as_str());
+        let told = |told: &Told| Fact::new(format!("bus {}", told.name), told.value.as_str());
+        let told = self.facts.iter().take(MAX_FACTS).map(told);
+        [own].into_iter().chain(told).collect()
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             max_message: self.max_message,
@@ -266,6 +287,25 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::WrongVersion);
             assert!(error.message().contains(advice), "{error}");
         }
+    }
+
+    #[test]
+    fn facts_are_told_and_their_absence_is_no_fault() {
+        let mut welcome = serde_json::json!({
+            "version": 1, "session": {"id": "s", "received": 0}, "resumed": false, "bus": "b",
+            "engine": "nats", "durability": "power", "reach": "network",
+            "max_message": 1, "max_batch": 1, "max_value": 1,
+        });
+        let facts = |welcome: &serde_json::Value| {
+            let welcome: Welcome = serde_json::from_value(welcome.clone()).unwrap();
+            let facts = welcome.facts().into_iter();
+            facts
+                .map(|fact| format!("{}: {}", fact.name, fact.value))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(facts(&welcome), ["bus: nats"]);
+        welcome["facts"] = serde_json::json!([{"name": "server", "value": "2.15.1"}]);
+        assert_eq!(facts(&welcome), ["bus: nats", "bus server: 2.15.1"]);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use trunkline_core::engine::{Durability, Engine, Link};
+use trunkline_core::engine::{Durability, Engine, Fact, Link};
 use trunkline_core::{Error, ErrorKind, Result};
 
-use crate::hello::{Greeting, Hello, SessionState, Verdict, Welcome, durability, reach};
+use crate::hello::{Greeting, Hello, SessionState, Told, Verdict, Welcome, durability, reach};
 use crate::line::Broken;
 use crate::socket::Socket;
 use serving::{Serving, Turn};
@@ -162,6 +162,10 @@ impl Server {
         let (serving, turn, resumed) = self.session(hello.session.as_ref()).await?;
         let engine = &self.shared.engine;
         let (capabilities, limits) = (engine.capabilities(), engine.limits());
+        let told = |fact: Fact| Told {
+            name: fact.name.into(),
+            value: fact.value,
+        };
         let welcome = Welcome {
             version,
             session: SessionState {
@@ -176,6 +180,7 @@ impl Server {
             max_message: limits.max_message,
             max_batch: limits.max_batch,
             max_value: limits.max_value,
+            facts: engine.facts().into_iter().map(told).collect(),
         };
         let greeting = Greeting::new(Verdict::Welcome(welcome)).to_bytes();
         if let Err(error) = socket.outgoing.send(greeting).await {

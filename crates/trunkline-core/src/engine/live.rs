@@ -24,14 +24,15 @@ pub struct Message {
 
 /// At most once, nothing stored. Requests are built on `reply`.
 pub trait Live: Send + Sync {
-    /// Sends messages in order. A slow listener loses its own oldest and nobody waits for it.
+    /// Sends messages in order, in which each filter of a listener hears them. A slow listener loses its own oldest and nobody waits for it.
     fn send(&self, batch: Batch<Message>) -> Admitted<'_, ()>;
 
     /// A way to one subject, looked up once and then fast. It stays right as listeners come and go.
     fn route(&self, subject: &Subject) -> Arc<dyn Route>;
 
-    /// Listens to whatever matches one of the filters, each message once. Listeners with the same
-    /// `share` take turns. Of what is not received in time, the oldest beyond `capacity` is lost.
+    /// Listens to whatever matches one of the filters, each message once. Of listeners with the
+    /// same `share` each message goes to one, and each of them gets its part in order; which one
+    /// gets it is the engine's choice, and nothing to build upon. Of what is not received in time, the oldest beyond `capacity` is lost.
     fn listen(
         &self,
         filters: &[Filter],

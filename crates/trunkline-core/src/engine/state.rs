@@ -102,6 +102,22 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The key that it changes.
+    pub fn key(&self) -> &StateKey {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key, .. } => key,
+        }
+    }
+
+    /// What must hold of the key.
+    pub fn expect(&self) -> Expectation {
+        match self {
+            Op::Put { expect, .. } | Op::Delete { expect, .. } => *expect,
+        }
+    }
+}
+
 /// Changes that happen together or not at all.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -197,8 +213,11 @@ pub trait State: Send + Sync {
         max: Credit,
     ) -> Boxed<'a, Result<Entries>>;
 
-    /// Tells every change after `from`, in order and without gaps. With `from` = 0 the present
-    /// state comes first; either way [`Watched::CaughtUp`] follows.
+    /// Tells what changed after `from`, in the order of revisions and without gaps: the latest
+    /// change of no key is missed. A change that a later one of the same key has replaced may be left
+    /// out, because an engine may keep but one change a key; so whoever watches learns how things
+    /// stand, and counts nothing. With `from` = 0 the present state comes first; either way
+    /// [`Watched::CaughtUp`] follows.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when changes after `from` are no longer kept; scan anew.

@@ -30,6 +30,9 @@ pub struct StreamSpec {
     pub max_message: usize,
     /// How long an id is remembered, so that a repeat is stored once.
     pub duplicate_window: Duration,
+    /// Copies that are asked for, each on another host. An engine makes as many as it has peers
+    /// for, so that on a lone server there is one; what was inspected has as many as there are.
+    pub replicas: usize,
     /// Who made it, as key and value. Ours says so, and only ours is ever changed.
     pub metadata: BTreeMap<String, String>,
 }
@@ -123,6 +126,16 @@ pub struct SubjectCount {
 pub enum Change {
     /// Makes a stream that does not exist.
     CreateStream(StreamSpec),
+    /// Gives a stream that exists other subjects, limits, replicas or metadata. Its events and the
+    /// progress of its consumers stay, but for what is above a new limit, which leaves as its
+    /// retention says: past its age at once, above a count or size only where the oldest leave.
+    /// What is stored on subjects that it has no more can be read still.
+    ///
+    /// [`ErrorKind::NoSuchStream`](crate::ErrorKind::NoSuchStream) when there is none of that name,
+    /// [`ErrorKind::Overlap`](crate::ErrorKind::Overlap) when another stream has some of its
+    /// subjects, and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it would become
+    /// a work queue or cease to be one: that takes a new stream.
+    UpdateStream(StreamSpec),
     /// Removes a stream with its events and consumers.
     DeleteStream(Name),
     /// Makes a consumer that does not exist.

@@ -3,13 +3,18 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use smol_str::SmolStr;
 
 use super::structured::{MAX_ATTRIBUTES, few_extensions, once, set, twice, version_one};
 use super::{essence, invalid, is_json, is_utf8};
 use crate::envelope::{Attribute, Data, Envelope, EventId, JsonText};
 use crate::error::Result;
+use crate::headers::Headers;
+
+/// What a header's value cannot hold as it is (HTTP binding, 3.1.3.2); everything beyond ASCII is
+/// encoded anyway.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Reads one event from `ce-` headers (in any case, values percent-encoded) and its body.
 ///
@@ -84,6 +89,91 @@ pub fn decode<'a>(
         event = set(event, name, Attribute::Text(value))?;
     }
     few_extensions(event)
+}
+
+/// Writes the event as `ce-` headers and a body that is the data alone.
+///
+/// None for what only structured mode can say, so that it would be read as something else: bytes or
+/// text whose media type is JSON, text of another charset than UTF-8, data that is there and empty,
+/// and attributes whose names no header can have. The type of an own attribute is lost: to a reader
+/// it is a string. JSON without a media type gets one, because bytes without one are not JSON.
+///
+/// # Errors
+/// [`ErrorKind::Encode`](crate::ErrorKind::Encode) when a shared value's serializer fails.
+pub fn encode(event: &Envelope) -> Result<Option<(Headers, Bytes)>> {
+    let media = match (event.content_type(), event.data()) {
+        (None, Data::Json(_) | Data::Value(_)) => Some("application/json"),
+        (media, _) => media,
+    };
+    let sayable = match event.data() {
+        Data::None => true,
+        Data::Json(_) | Data::Value(_) => media.is_none_or(is_utf8),
+        Data::Text(text) => !text.is_empty() && media.is_none_or(plain),
+        Data::Binary(bytes) => {
+            !bytes.is_empty() && !media.is_some_and(|media| is_json(Some(media)))
+        }
+    };
+    if !sayable {
+        return Ok(None);
+    }
+    let body = event.data().to_bytes()?;
+    Ok(attributes(event, media).ok().map(|headers| (headers, body)))
+}
+
+/// Whether text of this media type can be the body.
+fn plain(media: &str) -> bool {
+    is_utf8(media) && !is_json(Some(media))
+}
+
+/// The headers of an event, in the order in which structured mode has its attributes.
+fn attributes(event: &Envelope, media: Option<&str>) -> Result<Headers> {
+    let mut headers = Headers::new();
+    let mut set = |name: &str, value: &str| {
+        let value = utf8_percent_encode(value, ENCODED);
+        headers.restore(
+            &smol_str::format_smolstr!("ce-{name}"),
+            &smol_str::format_smolstr!("{value}"),
+        )
+    };
+    set("specversion", "1.0")?;
+    set("id", &smol_str::format_smolstr!("{}", event.id()))?;
+    set("source", event.source())?;
+    set("type", event.event_type())?;
+    let time = event.time().map(|time| smol_str::format_smolstr!("{time}"));
+    let version = event
+        .version()
+        .map(|version| smol_str::format_smolstr!("{version}"));
+    let id = |id: Option<&EventId>| id.map(|id| smol_str::format_smolstr!("{id}"));
+    let known = [
+        ("time", time.as_deref()),
+        ("subject", event.subject()),
+        ("datacontenttype", media),
+        ("dataschema", event.schema()),
+        ("dataversion", version.as_deref()),
+        ("partitionkey", event.key()),
+        ("correlationid", id(event.correlation()).as_deref()),
+        ("causationid", id(event.causation()).as_deref()),
+        ("traceparent", event.traceparent()),
+        ("tracestate", event.tracestate()),
+    ]
+    .map(|(name, value)| (name, value.map(SmolStr::new)));
+    for (name, value) in known {
+        if let Some(value) = value {
+            set(name, &value)?;
+        }
+    }
+    for (name, value) in event.extensions() {
+        match value {
+            Attribute::Text(value) => set(name, value)?,
+            Attribute::Boolean(value) => set(name, &smol_str::format_smolstr!("{value}"))?,
+            Attribute::Integer(value) => set(name, &smol_str::format_smolstr!("{value}"))?,
+        }
+    }
+    // Readers that come from HTTP look here; as a media type it is not encoded.
+    if let Some(media) = media {
+        headers.restore("content-type", media)?;
+    }
+    Ok(headers)
 }
 
 /// A header's value: first without quotes, then percent-decoded once (HTTP binding, 3.1.3.2).

@@ -346,7 +346,7 @@ fn abridged(value: &RawValue) -> SmolStr {
 }
 
 /// The members of the object in order, values not decoded.
-struct Fields<'a>(Vec<(SmolStr, &'a RawValue)>);
+pub(super) struct Fields<'a>(pub(super) Vec<(SmolStr, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

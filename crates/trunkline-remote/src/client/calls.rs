@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
-use trunkline_core::engine::{Capabilities, Limits, Link, LinkOptions};
+use trunkline_core::engine::{Capabilities, Fact, Limits, Link, LinkOptions};
 use trunkline_core::{Clock, Error, ErrorKind, Result};
 
 use super::inbox::Inbox;
@@ -83,6 +83,8 @@ pub(super) struct Core {
     pub(super) session: Option<String>,
     /// Names what is stored at the other end.
     pub(super) bus: String,
+    /// What the other end last said of itself.
+    pub(super) facts: Vec<Fact>,
 }
 
 impl Core {

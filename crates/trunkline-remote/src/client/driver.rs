@@ -46,6 +46,7 @@ pub(super) async fn start(
             closed: false,
             session: Some(welcome.session.id.clone()),
             bus: welcome.bus.clone(),
+            facts: welcome.facts(),
         }),
         link: watch::Sender::new(Link::Connected),
         leaving: watch::Sender::new(false),
@@ -176,6 +177,7 @@ async fn reconnect(shared: &Arc<Shared>) -> Option<Socket> {
         });
         let error = match connect(&*shared.dial, &shared.options, session).await {
             Ok((socket, welcome)) if welcome.resumed => {
+                shared.core.lock().facts = welcome.facts();
                 match shared.line.resume(welcome.session.received) {
                     Ok(()) => return Some(socket),
                     // It has another session in mind; the next attempt asks for a new one.
@@ -189,6 +191,7 @@ async fn reconnect(shared: &Arc<Shared>) -> Option<Socket> {
                     place = shared.dial.place(),
                     "the server does not know this session any more; readers are opened again"
                 );
+                shared.core.lock().facts = welcome.facts();
                 shared.begin_anew(welcome.session.id, &welcome.bus);
                 return Some(socket);
             }

@@ -238,6 +238,7 @@ wire_struct!(StreamSpec {
     max_age,
     max_message,
     duplicate_window,
+    replicas,
     metadata,
 });
 wire_enum!(Retention { 0 => DiscardOld, 1 => RefuseWhenFull, 2 => WorkQueue });
@@ -271,6 +272,7 @@ wire_enum!(Change {
     2 => CreateConsumer(spec),
     3 => UpdateConsumer(spec),
     4 => DeleteConsumer(at),
+    5 => UpdateStream(spec),
 });
 
 wire_struct!(Capabilities {
