@@ -1,0 +1,184 @@
+//! Pulling from a consumer of the server: asking for messages, and hearing how the asking ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use trunkline_core::Result;
+
+use crate::message::header;
+use crate::wire::Wire;
+
+/// How long a pull stands before it is made anew.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// How often the server says that it still knows of the pull.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After how long without a message there is none on its way.
+const QUIET: Duration = Duration::from_millis(20);
+/// After how much silence the pull is taken to be lost.
+const SILENCE: Duration = Duration::from_secs(4);
+
+/// A standing demand for messages of one consumer.
+pub(crate) struct Pull {
+    wire: Arc<Wire>,
+    inbox: Subject,
+    subscriber: Subscriber,
+    subject: Subject,
+    connections: watch::Receiver<u64>,
+    /// Asked for and not come yet.
+    pub(crate) outstanding: usize,
+    /// Bytes that one pull may bring.
+    max_bytes: usize,
+}
+
+/// What came of pulling.
+#[derive(Debug)]
+pub(crate) enum Pulled {
+    /// A message.
+    Message(Message),
+    /// A pull ended, filled or not; ask again.
+    Ended,
+    /// The consumer is gone, or nobody knows of the pull any more: look what there is.
+    Broken,
+}
+
+impl Pull {
+    pub(crate) async fn open(
+        wire: &Arc<Wire>,
+        stream: &str,
+        consumer: &str,
+        max_bytes: usize,
+    ) -> Result<Self> {
+        let connections = wire.connections();
+        let inbox = wire.client.new_inbox();
+        let subscribing = wire.client.subscribe(inbox.clone());
+        let subscriber = wire.hand_over(wire.request_deadline(), subscribing).await?;
+        Ok(Self {
+            subject: Subject::from(format!(
+                "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                wire.api
+            )),
+            wire: Arc::clone(wire),
+            inbox: Subject::from(inbox),
+            subscriber,
+            connections,
+            outstanding: 0,
+            max_bytes,
+        })
+    }
+
+    /// Asks for so many more.
+    pub(crate) async fn ask(&mut self, count: usize) -> Result<()> {
+        let demand = json!({
+            "batch": count,
+            "max_bytes": self.max_bytes,
+            "expires": nanos(EXPIRES),
+            "idle_heartbeat": nanos(HEARTBEAT),
+        });
+        let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
+        let demand = Bytes::from(demand.to_string());
+        let sending = self.wire.client.publish_with_reply(subject, inbox, demand);
+        self.wire
+            .hand_over(self.wire.request_deadline(), sending)
+            .await?;
+        self.outstanding += count;
+        Ok(())
+    }
+
+    /// What has come already.
+    pub(crate) fn now(&mut self) -> Option<Pulled> {
+        loop {
+            let message = self.subscriber.next().now_or_never()?;
+            if let Some(pulled) = self.heard(message) {
+                return Some(pulled);
+            }
+        }
+    }
+
+    /// Waits for what comes. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Pulled {
+        loop {
+            if let Some(pulled) = self.now() {
+                return pulled;
+            }
+            let heard = tokio::select! {
+                message = self.subscriber.next() => self.heard(message),
+                // What was pulled over the old connection comes no more.
+                _ = self.connections.changed() => Some(Pulled::Broken),
+                () = tokio::time::sleep(SILENCE) => Some(Pulled::Broken),
+            };
+            if let Some(pulled) = heard {
+                return pulled;
+            }
+        }
+    }
+
+    fn heard(&mut self, message: Option<Message>) -> Option<Pulled> {
+        let Some(message) = message else {
+            return Some(Pulled::Broken);
+        };
+        let Some(status) = message.status else {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            return Some(Pulled::Message(message));
+        };
+        match status {
+            StatusCode::IDLE_HEARTBEAT => None,
+            StatusCode::NO_RESPONDERS => Some(Pulled::Broken),
+            StatusCode::NOT_FOUND | StatusCode::TIMEOUT => {
+                self.ended(&message);
+                Some(Pulled::Ended)
+            }
+            _ => {
+                let text = message.description.as_deref().unwrap_or_default();
+                let lasting = ["Batch Completed", "MaxBytes", "MaxWaiting", "MaxRequest"]
+                    .iter()
+                    .any(|known| text.contains(known));
+                self.ended(&message);
+                tracing::debug!(status = %status, text, "a pull ended");
+                Some(match lasting {
+                    true => Pulled::Ended,
+                    false => Pulled::Broken,
+                })
+            }
+        }
+    }
+
+    fn ended(&mut self, message: &Message) {
+        let rest = header(message.headers.as_ref(), "Nats-Pending-Messages");
+        let rest = rest.and_then(|rest| rest.parse().ok());
+        self.outstanding = self
+            .outstanding
+            .saturating_sub(rest.unwrap_or(self.outstanding));
+    }
+
+    /// Stops asking, and gives what is still on its way: it is delivered, and not to be lost.
+    ///
+    /// The client forgets a subscription before the server has, and what comes in between is lost until
+    /// its ack wait. So a demand that the server is about to fill is left to be filled first.
+    pub(crate) async fn end(mut self) -> Vec<Message> {
+        let mut rest = Vec::new();
+        while self.outstanding > 0 {
+            match timeout(QUIET, self.next()).await {
+                Ok(Pulled::Message(message)) => rest.push(message),
+                Ok(Pulled::Ended) => {}
+                Ok(Pulled::Broken) | Err(_) => break,
+            }
+        }
+        let _ = timeout(HEARTBEAT, self.subscriber.drain()).await;
+        while let Ok(Some(message)) = timeout(HEARTBEAT, self.subscriber.next()).await {
+            if message.status.is_none() {
+                rest.push(message);
+            }
+        }
+        rest
+    }
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
