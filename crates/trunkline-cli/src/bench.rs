@@ -1,5 +1,6 @@
 //! `trunkline bench`: quick figures of the bus at hand, on a type of its own, cleaned up after.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub(crate) struct Bench {
 #[derive(Debug, Serialize)]
 struct Figures {
     engine: String,
+    /// What the engine knows of itself and of the server behind it.
+    facts: BTreeMap<String, String>,
     event_type: String,
     events: u64,
     single_events: u64,
@@ -163,6 +166,12 @@ async fn measure(
     received.sort_unstable();
     Ok(Figures {
         engine: bus.engine().name().to_owned(),
+        facts: bus
+            .engine()
+            .facts()
+            .into_iter()
+            .map(|fact| (fact.name.into(), fact.value))
+            .collect(),
         event_type: place.event_type.clone(),
         events: options.events,
         single_events: single,
@@ -281,6 +290,9 @@ fn facts(figures: &Figures) -> Facts {
     let micros = |micros: f64| duration(Duration::from_secs_f64(micros / 1e6));
     let mut facts = Facts::default();
     facts.add("engine", &figures.engine);
+    for (name, value) in &figures.facts {
+        facts.add(name.clone(), value);
+    }
     facts.add(
         "events",
         format!(

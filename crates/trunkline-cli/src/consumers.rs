@@ -1,11 +1,10 @@
 //! `trunkline consumers`: who reads durably, and how far they are.
 
-use std::io::{BufRead, IsTerminal};
-
 use clap::{Args, Subcommand};
 use trunkline::explain::ConsumerTerms;
 use trunkline::{Bus, Error, ErrorKind, Explanation, Name, Result};
 
+use crate::ask;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::figures::{duration, grouped};
@@ -62,12 +61,12 @@ fn list(explanation: &Explanation, console: &mut Console) -> Result<()> {
     }
     console
         .out
-        .text(table(explanation, |_| true).render(console.look))?;
+        .text(table(&explanation.consumers, |_| true).render(console.look))?;
     console.out.flush()
 }
 
 /// The consumers that are wanted, one a row.
-pub(crate) fn table(explanation: &Explanation, wanted: impl Fn(&ConsumerTerms) -> bool) -> Table {
+pub(crate) fn table(consumers: &[ConsumerTerms], wanted: impl Fn(&ConsumerTerms) -> bool) -> Table {
     let mut table = Table::new(&[
         "consumer",
         "stream",
@@ -77,11 +76,7 @@ pub(crate) fn table(explanation: &Explanation, wanted: impl Fn(&ConsumerTerms) -
         ">expired",
         "filters",
     ]);
-    for consumer in explanation
-        .consumers
-        .iter()
-        .filter(|consumer| wanted(consumer))
-    {
+    for consumer in consumers.iter().filter(|consumer| wanted(consumer)) {
         table.row([
             consumer.name.as_str().into(),
             consumer.stream.as_str().into(),
@@ -164,20 +159,13 @@ async fn delete(bus: &Bus, options: &Delete, console: &mut Console) -> Result<Ex
         if found.is_empty() {
             return Err(unknown(&explanation, consumer));
         }
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "deleting consumer {consumer} loses its progress, and there is nobody to ask; add --yes if that is meant"
-                ),
-            ));
-        }
         let pending: u64 = found.iter().map(|consumer| consumer.pending).sum();
-        console.ask(&format!(
-            "delete consumer {consumer} with its progress ({} events pending)? [y/N]",
+        let question = format!(
+            "delete consumer {consumer} with its progress ({} events pending)?",
             grouped(pending)
-        ));
-        if !agreed().await? {
+        );
+        let unasked = format!("deleting consumer {consumer} loses its progress");
+        if !ask::agreed(console, &question, &unasked).await? {
             console.note("nothing was deleted");
             return Ok(Exit::Failed);
         }
@@ -199,27 +187,6 @@ async fn delete(bus: &Bus, options: &Delete, console: &mut Console) -> Result<Ex
         console.out.flush()?;
     }
     Ok(Exit::Done)
-}
-
-/// Waits for a line on standard input, on a thread that ends with the process if nobody answers.
-async fn agreed() -> Result<bool> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut answer = String::new();
-        let read = std::io::stdin().lock().read_line(&mut answer);
-        // Whoever asked may have been interrupted.
-        let _ = sender.send(read.map(|_| answer));
-    });
-    let unread =
-        |error| Error::new(ErrorKind::Internal, "the answer cannot be read").caused_by(error);
-    let answer = receiver
-        .await
-        .map_err(|_| Error::new(ErrorKind::Internal, "the answer was lost"))?;
-    let answer = answer.map_err(unread)?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
 }
 
 fn unknown(explanation: &Explanation, name: &Name) -> Error {

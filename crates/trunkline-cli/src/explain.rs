@@ -1,7 +1,7 @@
 //! `trunkline explain`: the delivery contract in force.
 
 use clap::Args;
-use trunkline::core::engine::{Durability, Reach};
+use trunkline::core::engine::{Durability, Fact, Reach};
 use trunkline::explain::{StreamTerms, TypeTerms};
 use trunkline::{Bus, Explanation, Result};
 
@@ -54,7 +54,7 @@ fn render(explanation: &Explanation, look: Look) -> String {
         );
     }
     if !explanation.consumers.is_empty() {
-        let table = consumers::table(explanation, |_| true);
+        let table = consumers::table(&explanation.consumers, |_| true);
         section("Consumers", table.render(look));
     }
     for terms in &explanation.types {
@@ -71,6 +71,9 @@ fn render(explanation: &Explanation, look: Look) -> String {
 fn bus(explanation: &Explanation, look: Look) -> String {
     let mut facts = Facts::default();
     facts.add("engine", &explanation.engine);
+    for fact in &explanation.facts {
+        facts.add(fact.name.to_string(), &fact.value);
+    }
     facts.add("reach", reach(explanation.reach));
     facts.styled(
         "stored means",
@@ -79,7 +82,7 @@ fn bus(explanation: &Explanation, look: Look) -> String {
         } else {
             Style::Plain
         },
-        survives(explanation.durability),
+        survives(explanation),
     );
     facts.add(
         "limits",
@@ -161,6 +164,19 @@ fn stream_facts(stream: &StreamTerms, explanation: &Explanation, look: Look) -> 
     );
     facts.add("keeps", keeps(stream));
     facts.add("when full", when_full(stream.retention));
+    match stream.replicas_declared {
+        Some(declared) if stream.replicas < declared => facts.styled(
+            "copies",
+            Style::Warning,
+            format!(
+                "{} of {declared}; `trunkline topology apply` grows it once there are peers",
+                stream.replicas
+            ),
+        ),
+        // On an engine of one host there is nothing to say.
+        _ if stream.replicas == 1 && explanation.reach != Reach::Network => {}
+        _ => facts.add("copies", grouped(stream.replicas as u64)),
+    }
     if !stream.ours {
         facts.add("made by", "others; never changed by trunkline");
     }
@@ -207,9 +223,13 @@ fn type_facts(terms: &TypeTerms, explanation: &Explanation, look: Look) -> Strin
     facts.render(look)
 }
 
-fn survives(durability: Durability) -> &'static str {
-    match durability {
+fn survives(explanation: &Explanation) -> &'static str {
+    let told = |fact: &Fact| fact.name == "loss of power";
+    match explanation.durability {
         Durability::Power => "kept on disk: it survives the process, a crash and a loss of power",
+        Durability::Crash if explanation.facts.iter().any(told) => {
+            "it survives the process and a crash of it; of a loss of power see above"
+        }
         Durability::Crash => "it survives the process and a crash of it, not a loss of power",
         _ => "kept in memory: it is gone when the process that owns the bus ends",
     }
@@ -245,7 +265,7 @@ mod tests {
             assert!(longest <= width, "{width}: {text}");
             let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
             for part in [
-                "engine: memory",
+                "engine: memory capacity: 1000000 events and 256MiB a stream at most",
                 "gone when the process that owns the bus ends",
                 "none: every valid event type is accepted",
                 "Stream EVENTS_DLQ",
@@ -271,6 +291,11 @@ mod tests {
         assert_eq!(
             (&json["engine"], &json["durability"]),
             (&"memory".into(), &"process".into())
+        );
+        let capacity = &json["facts"]["capacity"];
+        assert!(
+            capacity.as_str().unwrap().starts_with("1000000 "),
+            "{capacity}"
         );
         assert_eq!(json["types"][0]["stream"], "EVENTS");
         assert!(json["catalogue"].is_null());

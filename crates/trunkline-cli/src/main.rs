@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** nothing here is of use to a program; what is belongs to `trunkline`.
 
+mod ask;
 mod config;
 mod exit;
 mod global;
@@ -32,8 +33,10 @@ mod tail;
 mod wire_line;
 
 mod consumers;
+mod doctor;
 mod explain;
 mod streams;
+mod topology;
 
 mod bench;
 mod completions;
@@ -94,8 +97,13 @@ enum Command {
     /// Durable consumers and what they have before them.
     #[command(subcommand)]
     Consumers(consumers::Consumers),
+    /// The streams themselves: what there is, what the configuration would change, and changing it.
+    #[command(subcommand)]
+    Topology(topology::Topology),
     /// Say what this bus promises, and where events of a type go.
     Explain(explain::Explain),
+    /// Look at a NATS server, any one, and say what is mis-wired, in order of harm.
+    Doctor(doctor::Doctor),
     /// Measure the bus at hand in a few seconds.
     Bench(bench::Bench),
     /// Print a script that completes this command in a shell.
@@ -126,6 +134,15 @@ async fn run(command: Command, global: &Global) -> Result<Exit> {
         Command::Completions(which) => {
             return completions::run(&which, &mut Console::standard(global));
         }
+        Command::Doctor(doctor) => {
+            let mut interrupt = Interrupt::listen()?;
+            let mut console = Console::standard(global);
+            return tokio::select! {
+                done = doctor::run(&doctor, global, &mut console) => done,
+                () = interrupt.asked() => Ok(Exit::Interrupted),
+            };
+        }
+        Command::Topology(command) => return topology::topology(&command, global).await,
         command => command,
     };
     let mut interrupt = Interrupt::listen()?;
@@ -162,8 +179,10 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
         Command::Consumers(consumers) => consumers::run(bus, &consumers, console).await,
         Command::Explain(explain) => explain::run(bus, &explain, console).await,
         Command::Up(_)
+        | Command::Topology(_)
         | Command::Config(_)
         | Command::Completions(_)
+        | Command::Doctor(_)
         | Command::Pub(_)
         | Command::Replay(_)
         | Command::Sub(_)
@@ -172,16 +191,28 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
     }
 }
 
+/// What is heard of the NATS client's own log, whatever is asked for.
+const NATS_CLIENT: &str = "async_nats=warn";
+
 /// The log goes to standard error, so that standard output is for programs. Only a bus that runs
 /// tells of what goes well.
 fn log(command: &Command, global: &Global) {
     let usual = match command {
         _ if global.quiet => "error",
         Command::Up(_) => "info",
+        // What the client is told is in the report or in the error.
+        Command::Doctor(_) => "warn,async_nats=off",
         // That the bus is away is told by the commands that wait for it, in words for people.
         _ => "warn,trunkline::lifecycle=error",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    if !matches!(command, Command::Doctor(_)) {
+        // Asked for more, the NATS client writes every byte of the wire into the log, passwords
+        // included; what it says less of, the engine says in its own words.
+        if let Ok(directive) = NATS_CLIENT.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,7 +1,7 @@
 //! Opening the bus that a command works on: the one place where a URL becomes a `Bus`.
 
 use trunkline::config::{Loaded, Origin};
-use trunkline::{Bus, Config, Connect, Result, TopologyMode};
+use trunkline::{Bus, Config, Connect, Result, Topology, TopologyMode};
 
 use crate::global::Global;
 
@@ -13,7 +13,7 @@ pub(crate) fn configuration(global: &Global) -> Result<Loaded> {
     Config::load_file(global.config.as_deref())
 }
 
-/// The bus of every command but `up`. It attaches: nothing of a bus that others own is made,
+/// The bus of every command but `up` and `topology`. It attaches: nothing of a bus that others own is made,
 /// changed or compared.
 ///
 /// # Errors
@@ -27,6 +27,16 @@ pub(crate) async fn bus(global: &Global) -> Result<Bus> {
         config.source = "/trunkline/cli".to_owned();
     }
     connect(config, url).await
+}
+
+/// The streams of the bus themselves, with what the configuration declares of them.
+///
+/// # Errors
+/// Those of [`configuration`] and [`Connect::manage`].
+pub(crate) async fn topology(global: &Global) -> Result<Topology> {
+    let mut loaded = configuration(global)?;
+    loaded.config.url = url(global, &loaded).into();
+    loaded.connect().manage().await
 }
 
 fn connect(mut config: Config, url: String) -> Connect {
@@ -53,7 +63,8 @@ fn url(global: &Global, loaded: &Loaded) -> String {
     url.to_owned()
 }
 
-fn origin<'a>(loaded: &'a Loaded, key: &str) -> Option<&'a Origin> {
+/// Where a setting of the bus has its value from.
+pub(crate) fn origin<'a>(loaded: &'a Loaded, key: &str) -> Option<&'a Origin> {
     let setting = loaded.values.iter().find(|setting| setting.key == key);
     setting.map(|setting| &setting.origin)
 }

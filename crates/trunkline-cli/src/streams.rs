@@ -104,6 +104,7 @@ fn show(explanation: &Explanation, name: &Name, console: &mut Console) -> Result
             duration(stream.duplicate_window)
         ),
     );
+    facts.add("copies", grouped(stream.replicas as u64));
     facts.add(
         "made by",
         if stream.ours {
@@ -116,7 +117,7 @@ fn show(explanation: &Explanation, name: &Name, console: &mut Console) -> Result
     let mut own = explanation.consumers.iter();
     if own.any(|consumer| consumer.stream == *name) {
         console.out.text("\n")?;
-        let table = consumers::table(explanation, |consumer| consumer.stream == *name);
+        let table = consumers::table(&explanation.consumers, |consumer| consumer.stream == *name);
         console.out.text(table.render(console.look))?;
     }
     console.out.flush()

@@ -1,5 +1,7 @@
 //! Tables and facts for people. A table that does not fit becomes a block for each row.
 
+use std::borrow::Cow;
+
 use crate::look::{Look, Style};
 use crate::plain::{pad, width, without_controls};
 
@@ -127,14 +129,24 @@ impl Table {
 
 /// Names with values, one below the other.
 #[derive(Default)]
-pub(crate) struct Facts(Vec<(&'static str, Cell)>);
+pub(crate) struct Facts(Vec<(Cow<'static, str>, Cell)>);
 
 impl Facts {
-    pub(crate) fn add(&mut self, name: &'static str, value: impl AsRef<str>) {
+    pub(crate) fn add(&mut self, name: impl Into<Cow<'static, str>>, value: impl AsRef<str>) {
         self.styled(name, Style::Plain, value);
     }
 
-    pub(crate) fn styled(&mut self, name: &'static str, style: Style, value: impl AsRef<str>) {
+    pub(crate) fn styled(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        style: Style,
+        value: impl AsRef<str>,
+    ) {
+        // A name may come from a server, as a value may.
+        let name = match name.into() {
+            name @ Cow::Borrowed(_) => name,
+            Cow::Owned(name) => Cow::Owned(without_controls(&name).into_owned()),
+        };
         self.0.push((name, Cell::styled(style, value)));
     }
 

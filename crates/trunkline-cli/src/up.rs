@@ -1,5 +1,7 @@
 //! `trunkline up`: a bus and its door.
 
+mod nats;
+
 use std::io::ErrorKind as IoErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use trunkline::core::engine::Durability;
 use trunkline::{Bus, Config, Error, ErrorKind, Result, config};
 use trunkline_gateway::{Door, DoorConfig, serve};
@@ -16,13 +19,15 @@ use crate::exit::Exit;
 use crate::global::Global;
 use crate::interrupt::Signals;
 use crate::open::configuration;
+use nats::{Child, Nats};
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// Address and port of the HTTP door; port 0 takes a free one [default: 127.0.0.1:7400].
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Listen on an address that other hosts can reach. There is no authentication yet.
+    /// Listen on an address that other hosts can reach. There is no authentication yet. With --nats
+    /// it is the door that they can reach; NATS stays on loopback.
     #[arg(long)]
     expose: bool,
     /// Serve requests for this host too, as `bus.lan` or `bus.lan:7400`; may be repeated.
@@ -37,6 +42,8 @@ pub(crate) struct Up {
     /// The most bytes that one request may have [default: 16 MiB].
     #[arg(long, value_name = "BYTES")]
     max_body: Option<usize>,
+    #[command(flatten)]
+    nats: Nats,
 }
 
 impl Up {
@@ -59,7 +66,32 @@ impl Up {
 /// Runs until SIGTERM or ctrl-c. With `--json` it prints one line on standard output once it
 /// listens.
 pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
-    let config = options.over(configuration(global)?.config, global);
+    let loaded = configuration(global)?;
+    options.nats.alone(global, &loaded)?;
+    let nats = options.nats.clone();
+    let mut config = options.over(loaded.config, global);
+    allowed(&config)?;
+    // In place before anybody learns that it runs, so that whoever stops it at once stops it well.
+    let signals = Signals::listen()?;
+    // First in and last out: until the bus is closed, what drains needs its server.
+    let mut child = nats.start(global).await?;
+    if let Some(child) = &child {
+        config.url = child.url().into();
+    }
+    let done = run(&config, signals, child.as_mut(), global).await;
+    let stopped = match child {
+        Some(child) => child.stop().await,
+        None => Ok(()),
+    };
+    // A server that is gone for good is why the rest failed.
+    stopped.and(done)?;
+    let mut console = Console::standard(global);
+    console.note("stopped");
+    Ok(Exit::Done)
+}
+
+/// Refuses what would attach to another bus, or open this one by accident.
+fn allowed(config: &Config) -> Result<()> {
     if config.url.reveal().starts_with("http:") {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
@@ -80,9 +112,22 @@ pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
             ),
         ));
     }
-    // In place before anybody learns that it runs, so that whoever stops it at once stops it well.
-    let mut signals = Signals::listen()?;
-    let bus = Bus::from_config(&config).await?;
+    Ok(())
+}
+
+/// Opens the bus and its door, serves until somebody asks for the end, and closes both.
+async fn run(
+    config: &Config,
+    mut signals: Signals,
+    mut child: Option<&mut Child>,
+    global: &Global,
+) -> Result<()> {
+    let bus = tokio::select! {
+        bus = async { Bus::from_config(config).await } => bus?,
+        // Its own error is told when it is stopped.
+        () = gave_up(child.as_deref_mut()) => return Ok(()),
+    };
+    let listen = config.door.listen;
     let door = Door::new(bus.clone(), door_config(&config.door))?;
     let listener = TcpListener::bind(listen)
         .await
@@ -90,14 +135,34 @@ pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
     let address = listener
         .local_addr()
         .map_err(|error| unbound(listen, error))?;
-    announce(&bus, address, global)?;
-    let stop = async move { signals.next().await };
-    let served = serve(listener, door, stop).await;
+    announce(&bus, address, child.as_deref(), global)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = serve(listener, door, async move {
+        // It is dropped, not sent to.
+        let _ = stopped.await;
+    });
+    tokio::pin!(served);
+    let served = tokio::select! {
+        served = &mut served => served,
+        () = signals.next() => {
+            drop(stop);
+            served.await
+        }
+        () = gave_up(child) => {
+            drop(stop);
+            served.await
+        }
+    };
     let closed = bus.close().await;
-    served.and(closed)?;
-    let mut console = Console::standard(global);
-    console.note("stopped");
-    Ok(Exit::Done)
+    served.and(closed)
+}
+
+/// Waits until the server is gone for good; for ever without one.
+async fn gave_up(child: Option<&mut Child>) {
+    match child {
+        Some(child) => child.gave_up().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn door_config(door: &config::Door) -> DoorConfig {
@@ -112,7 +177,7 @@ fn door_config(door: &config::Door) -> DoorConfig {
     }
 }
 
-fn announce(bus: &Bus, address: SocketAddr, global: &Global) -> Result<()> {
+fn announce(bus: &Bus, address: SocketAddr, child: Option<&Child>, global: &Global) -> Result<()> {
     let engine = bus.engine();
     let mut text = format!(
         "trunkline listens on http://{address} (engine: {})",
@@ -121,15 +186,20 @@ fn announce(bus: &Bus, address: SocketAddr, global: &Global) -> Result<()> {
     if engine.capabilities().durability == Durability::Process {
         text.push_str("\nnothing is kept on disk: events are gone when it stops");
     }
+    if let Some(child) = child {
+        text.push_str(&format!("\n{child}"));
+    }
     if address.ip().is_unspecified() {
         text.push_str("\nname the hosts by which others call it with --allow-host");
     }
     let mut console = Console::standard(global);
     console.note(text);
     if console.json {
-        console.json_line(
-            &json!({"listening": format!("http://{address}"), "engine": engine.name()}),
-        )?;
+        let mut line = json!({"listening": format!("http://{address}"), "engine": engine.name()});
+        if let Some(child) = child {
+            line["nats"] = child.json();
+        }
+        console.json_line(&line)?;
         console.out.flush()?;
     }
     Ok(())

@@ -66,6 +66,16 @@ fn exit_codes_are_those_of_the_table() {
         (&["replay", "--to", "1", "--follow"], 2, "--follow"),
         (&["tail", "--no-follow"], 0, ""),
         (&["sub", "--timeout", "1ms"], 1, ""),
+        (&["topology", "show"], 0, ""),
+        // A fresh bus has no streams until somebody makes them.
+        (&["topology", "plan"], 1, ""),
+        (&["topology", "apply"], 2, "add --yes"),
+        (&["topology", "apply", "--yes"], 0, ""),
+        (
+            &["topology", "apply", "--yes", "--adopt", "NONE"],
+            1,
+            "TL-0301",
+        ),
         (&["bench", "--events", "1"], 2, "10..="),
         (&["completions", "zsh"], 0, ""),
         (&["completions", "dos"], 2, "dos"),

@@ -89,6 +89,10 @@ impl Harness for Processes {
         })
     }
 
+    fn crash<'a>(&'a self, _: &'a str) -> Boxed<'a, ()> {
+        Box::pin(async {})
+    }
+
     fn allows_virtual_time(&self) -> bool {
         false
     }

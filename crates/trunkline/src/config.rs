@@ -55,7 +55,7 @@ mod table;
 mod units;
 mod url;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{ErrorKind as IoErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -63,11 +63,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trunkline_core::engine::{LinkOptions, StreamSpec};
+use trunkline_core::wire::Legacy;
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 use crate::bus::Bus;
 use crate::connect::{
-    COMMANDS, Connect, DEAD_LETTERS, EVENTS, TopologyMode, default_stream, roots,
+    COMMANDS, Connect, DEAD_LETTERS, EVENTS, Nats, TopologyMode, default_stream, roots,
 };
 use crate::consumer::Consumers;
 
@@ -99,8 +100,12 @@ pub struct Config {
     pub listener_capacity: usize,
     /// How long handlers may go on when the bus closes. 25 s by default.
     pub drain_deadline: Duration,
+    /// Envelopes from before CloudEvents that are read as well. None by default.
+    pub legacy: Vec<Legacy>,
     /// How patiently an engine over a network connects and asks.
     pub link: LinkOptions,
+    /// Who to be at a NATS server.
+    pub nats: Nats,
     /// The HTTP door of `trunkline up`.
     pub door: Door,
     /// Every stream that is declared, by name, with its subjects. By default `EVENTS`, `COMMANDS`
@@ -269,6 +274,24 @@ impl Config {
         format!("http://{}", SocketAddr::new(ip, listen.port()))
     }
 
+    fn connect(&self, is_given: impl Fn(&Name) -> bool) -> Connect {
+        let connect = Bus::connect(self.url.reveal())
+            .source(&self.source)
+            .prefix(&self.prefix)
+            .topology(self.topology)
+            .listener_capacity(self.listener_capacity)
+            .drain_deadline(self.drain_deadline)
+            .legacy(self.legacy.iter().copied())
+            .link(self.link)
+            .nats(self.nats.clone())
+            .consumers(Consumers {
+                defaults: Arc::new(self.consumers.clone()),
+                named: Arc::new(self.named_consumers.clone()),
+            });
+        let streams = self.declared(is_given);
+        streams.into_iter().fold(connect, Connect::stream)
+    }
+
     /// The defaults of everything but streams and consumers, which have none.
     fn bare() -> Self {
         Self {
@@ -278,7 +301,9 @@ impl Config {
             topology: TopologyMode::default(),
             listener_capacity: 10_000,
             drain_deadline: Duration::from_secs(25),
+            legacy: Vec::new(),
             link: LinkOptions::default(),
+            nats: Nats::default(),
             door: Door::default(),
             streams: BTreeMap::new(),
             consumers: ConsumerSettings::default(),
@@ -286,9 +311,9 @@ impl Config {
         }
     }
 
-    /// The streams to declare. One that is as it would be anyway is left out, so that code may
-    /// declare others in its place or choose another prefix.
-    fn declared(&self) -> Vec<StreamSpec> {
+    /// The streams to declare. One that is as it would be anyway is left out unless it was given, so
+    /// that code may declare others in its place or choose another prefix.
+    fn declared(&self, is_given: impl Fn(&Name) -> bool) -> Vec<StreamSpec> {
         let Ok(roots) = roots(Some(&self.prefix)) else {
             // Connecting refuses the prefix.
             return Vec::new();
@@ -304,7 +329,7 @@ impl Config {
             if let Ok(default) = default_stream(spec.name.clone(), &roots) {
                 // Beside streams of other names there is no EVENTS unless it is declared.
                 let needed = others && spec.name.as_str() == EVENTS;
-                if spec == default && !needed {
+                if spec == default && !needed && !is_given(&spec.name) {
                     continue;
                 }
                 if spec.subjects == default.subjects {
@@ -314,6 +339,20 @@ impl Config {
             streams.push(spec);
         }
         streams
+    }
+}
+
+impl Loaded {
+    /// As [`Bus::from_config`], for [`Connect::manage`]: declares also what was written down and is
+    /// as it would be anyway, so that a stream which became something else is found to differ.
+    pub fn connect(&self) -> Connect {
+        let given: BTreeSet<&str> = self
+            .values
+            .iter()
+            .filter(|setting| setting.origin != Origin::Default)
+            .filter_map(|setting| setting.key.strip_prefix("streams.")?.split('.').next())
+            .collect();
+        self.config.connect(|name| given.contains(name.as_str()))
     }
 }
 
@@ -360,17 +399,6 @@ impl Bus {
     /// # Errors
     /// Those of [`connect`](Bus::connect), when it is awaited.
     pub fn from_config(config: &Config) -> Connect {
-        let connect = Bus::connect(config.url.reveal())
-            .source(&config.source)
-            .prefix(&config.prefix)
-            .topology(config.topology)
-            .listener_capacity(config.listener_capacity)
-            .drain_deadline(config.drain_deadline)
-            .link(config.link)
-            .consumers(Consumers {
-                defaults: Arc::new(config.consumers.clone()),
-                named: Arc::new(config.named_consumers.clone()),
-            });
-        config.declared().into_iter().fold(connect, Connect::stream)
+        config.connect(|_| false)
     }
 }

@@ -1,22 +1,34 @@
 //! Connecting: a URL, some options, and a topology that is checked before the first event.
 
+mod declared;
 mod engine;
+mod nats;
 
+use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use smol_str::SmolStr;
-use trunkline_core::engine::{Change, Engine, Inspection, LinkOptions, StreamSpec, StreamState};
-use trunkline_core::plan::{Declaration, Placement, Plan, Roots, plan};
-use trunkline_core::{Clock, Error, ErrorKind, Filter, Name, Result, Subject, SystemClock};
+use trunkline_core::engine::{Change, Engine, Fact, LinkOptions, Reach, StreamSpec};
+use trunkline_core::plan::{Growth, Plan, Roots};
+use trunkline_core::wire::Legacy;
+use trunkline_core::{Clock, Error, ErrorKind, Name, Result, SystemClock};
 
-use crate::bus::{Bus, Catalogue, root};
+pub use nats::Nats;
+
+use crate::bus::{Bus, Catalogue};
 use crate::consumer::Consumers;
-use crate::event::{Class, Event};
+use crate::event::Event;
 use crate::layer::{HandleLayer, PublishLayer};
 use crate::lifecycle::log_link;
+use crate::raw::Decoding;
+use crate::topology::Topology;
+
+#[cfg(feature = "config")]
+pub(crate) use declared::{COMMANDS, EVENTS, default_stream};
+pub(crate) use declared::{DEAD_LETTERS, Declared, checked_source, roots};
 
 /// The connection to be, made by [`Bus::connect`]. Await it.
 #[must_use = "nothing happens until it is awaited"]
@@ -29,7 +41,9 @@ pub struct Connect {
     topology: TopologyMode,
     listener_capacity: usize,
     drain_deadline: Duration,
+    legacy: Vec<Legacy>,
     link: LinkOptions,
+    nats: Nats,
     consumers: Consumers,
     catalogue: Catalogue,
     publish_layers: Vec<Arc<dyn PublishLayer>>,
@@ -64,8 +78,12 @@ pub(crate) struct Settings {
     pub(crate) listener_capacity: usize,
     pub(crate) drain_deadline: Duration,
     pub(crate) dead_letters: Name,
+    /// The copies that each stream should have, on an engine that could make some.
+    pub(crate) copies: BTreeMap<Name, usize>,
     /// What consumers were told by the configuration.
     pub(crate) consumers: Consumers,
+    /// How what comes is read.
+    pub(crate) decoding: Arc<Decoding>,
 }
 
 impl Connect {
@@ -88,7 +106,9 @@ impl Connect {
             topology: TopologyMode::default(),
             listener_capacity: 10_000,
             drain_deadline: Duration::from_secs(25),
+            legacy: Vec::new(),
             link: LinkOptions::default(),
+            nats: Nats::default(),
             consumers: Consumers::default(),
             catalogue: Catalogue::default(),
             publish_layers: Vec::new(),
@@ -150,10 +170,25 @@ impl Connect {
         self
     }
 
+    /// Envelopes from before CloudEvents that are read as well, each message in the first of these forms
+    /// that it has: for streams that other programs fill. None unless set, and then such a message is
+    /// no event. What is published is a CloudEvent whatever this says.
+    pub fn legacy(mut self, forms: impl IntoIterator<Item = Legacy>) -> Self {
+        self.legacy = forms.into_iter().collect();
+        self
+    }
+
     /// How patiently an engine over a network connects, asks and connects again.
     /// [`LinkOptions::default`] unless set.
     pub fn link(mut self, link: LinkOptions) -> Self {
         self.link = link;
+        self
+    }
+
+    /// Who to be at a NATS server, and how to reach it. What the URL says of a user goes before it;
+    /// other engines do not look at it.
+    pub fn nats(mut self, nats: Nats) -> Self {
+        self.nats = nats;
         self
     }
 
@@ -182,36 +217,43 @@ impl Connect {
         self
     }
 
+    /// Connects to look at, plan and change streams, in place of using them. Nothing is made or
+    /// refused until it is asked for; what is declared here, by streams and by registered types, is
+    /// what [`Topology::plan`] compares with.
+    ///
+    /// # Errors
+    /// Those of [`Bus::connect`], but for those about streams that exist.
+    pub async fn manage(self) -> Result<Topology> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let roots = roots(self.prefix.as_deref())?;
+        let declared = Declared::new(&roots, self.streams, &self.catalogue, self.topology)?;
+        let engine = self.target.open(&self.clock, self.link, &self.nats).await?;
+        Ok(Topology::new(engine, declared))
+    }
+
     async fn connect(self) -> Result<Bus> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let settings = Settings {
-            source: checked_source(&self.source)?,
-            roots: roots(self.prefix.as_deref())?,
-            listener_capacity: self.listener_capacity.max(1),
-            drain_deadline: self.drain_deadline,
-            dead_letters: Name::new(DEAD_LETTERS)?,
-            consumers: self.consumers,
-        };
-        let engine = match self.target {
-            Target::Url(url) => engine::open(&url, &self.clock, self.link).await?,
-            Target::Engine(engine) => engine,
-        };
+        let roots = roots(self.prefix.as_deref())?;
+        let source = checked_source(&self.source)?;
+        let declared = Declared::new(&roots, self.streams, &self.catalogue, self.topology)?;
+        let engine = self.target.open(&self.clock, self.link, &self.nats).await?;
+        let reach = engine.capabilities().reach;
         let found = engine.topology().inspect().await?;
-        let mut streams = match self.topology {
-            TopologyMode::AsFound => nothing_declared(&self.streams)?,
-            TopologyMode::Ensure | TopologyMode::Verify => {
-                let own: Vec<Name> = self.streams.iter().map(|spec| spec.name.clone()).collect();
-                let mut declared = declare(&settings, self.streams, &self.catalogue)?;
-                keep_as_found(&mut declared.streams, &own, &found);
-                let missing = checked_plan(&declared, &found, self.topology)?;
-                engine.topology().apply(missing).await?;
-                declared.streams
-            }
-        };
+        let (mut plan, mut streams) = declared.plan(&found, reach)?;
+        let missing = missing(&plan, self.topology)?;
+        let is_made = !missing.is_empty();
+        engine.topology().apply(missing).await?;
+        if is_made && reach == Reach::Network {
+            // Whether there were hosts for the copies of what was made.
+            plan = declared.plan(&engine.topology().inspect().await?, reach)?.0;
+        }
+        tell_growth(&plan);
         log_link(engine.link(), engine.name());
-        let dead_letters = settings.dead_letters.clone();
+        let dead_letters = Name::new(DEAD_LETTERS)?;
         for state in found.streams {
             if !streams.iter().any(|spec| spec.name == state.spec.name) {
                 streams.push(state.spec);
@@ -221,9 +263,24 @@ impl Connect {
         tracing::info!(
             engine = engine.name(),
             durability = ?engine.capabilities().durability,
-            source = %settings.source,
+            facts = ?one_line(&engine.facts()),
+            source = %source,
             "connected to the bus"
         );
+        let decoding = Arc::new(Decoding {
+            legacy: self.legacy,
+            roots: roots.clone(),
+        });
+        let settings = Settings {
+            source,
+            roots,
+            listener_capacity: self.listener_capacity.max(1),
+            drain_deadline: self.drain_deadline,
+            dead_letters,
+            copies: declared.copies(reach),
+            decoding,
+            consumers: self.consumers,
+        };
         Ok(Bus::new(
             engine,
             self.clock,
@@ -236,6 +293,26 @@ impl Connect {
     }
 }
 
+impl Target {
+    async fn open(
+        self,
+        clock: &Arc<dyn Clock>,
+        link: LinkOptions,
+        nats: &Nats,
+    ) -> Result<Arc<dyn Engine>> {
+        match self {
+            Target::Url(url) => engine::open(&url, clock, link, nats).await,
+            Target::Engine(engine) => Ok(engine),
+        }
+    }
+}
+
+/// Facts for the log.
+fn one_line(facts: &[Fact]) -> String {
+    let fact = |fact: &Fact| format!("{}: {}", fact.name, fact.value);
+    facts.iter().map(fact).collect::<Vec<_>>().join(", ")
+}
+
 impl IntoFuture for Connect {
     type Output = Result<Bus>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Bus>> + Send>>;
@@ -245,172 +322,45 @@ impl IntoFuture for Connect {
     }
 }
 
-pub(crate) fn checked_source(source: &str) -> Result<SmolStr> {
-    if source.is_empty()
-        || source.len() > 200
-        || source.chars().any(|c| c.is_whitespace() || c.is_control())
-    {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "source {source:?} is not 1 to 200 characters without white space; name the service, as in /billing"
-            ),
-        ));
-    }
-    Ok(source.into())
-}
-
-pub(crate) fn roots(prefix: Option<&str>) -> Result<Roots> {
-    let mut roots = Roots::default();
-    match prefix {
-        None => {}
-        Some("") => roots.events = None,
-        Some(prefix) => roots.events = Some(Subject::new(prefix.trim_end_matches('.'))?),
-    }
-    roots.check()?;
-    Ok(roots)
-}
-
-/// The stream of durable events, of commands, and of dead letters.
-pub(crate) const EVENTS: &str = "EVENTS";
-pub(crate) const COMMANDS: &str = "COMMANDS";
-pub(crate) const DEAD_LETTERS: &str = "EVENTS_DLQ";
-
-/// The stream of that name as it is declared where nobody says otherwise. One for durable events
-/// has no subjects without a root, and none under any name but `EVENTS`.
-pub(crate) fn default_stream(name: Name, roots: &Roots) -> Result<StreamSpec> {
-    let below = |root: &Subject| Ok::<_, Error>(vec![Filter::new(format!("{root}.>"))?]);
-    Ok(match name.as_str() {
-        COMMANDS => StreamSpec::work_queue(name, below(&roots.commands)?),
-        DEAD_LETTERS => StreamSpec::dead_letters(name, below(&roots.dlq)?),
-        EVENTS => {
-            let subjects = roots.events.as_ref().map(below).transpose()?;
-            StreamSpec::new(name, subjects.unwrap_or_default())
-        }
-        _ => StreamSpec::new(name, Vec::new()),
-    })
-}
-
-/// # Errors
-/// [`ErrorKind::InvalidConfig`] for a stream that is declared all the same: it would be ignored.
-fn nothing_declared(own: &[StreamSpec]) -> Result<Vec<StreamSpec>> {
-    match own.first() {
-        None => Ok(Vec::new()),
-        Some(spec) => Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "stream {} is declared, but the topology is to be taken as found; leave out one of the two",
-                spec.name
-            ),
-        )),
-    }
-}
-
-/// A stream that exists and that this program does not declare itself is taken as it is, as long as
-/// it stores what the default one would: its limits are for others to say.
-fn keep_as_found(declared: &mut [StreamSpec], own: &[Name], found: &Inspection) {
-    for spec in declared {
-        let stores_all = |found: &StreamSpec| {
-            let stored = |subjects: &Filter| found.subjects.iter().any(|by| by.covers(subjects));
-            spec.subjects.iter().all(stored) && found.retention == spec.retention
-        };
-        let same_name = |state: &&StreamState| state.spec.name == spec.name;
-        if !own.contains(&spec.name)
-            && let Some(state) = found.streams.iter().find(same_name)
-            && stores_all(&state.spec)
-        {
-            *spec = state.spec.clone();
-        }
-    }
-}
-
 /// What is missing, to be made.
-fn checked_plan(
-    declared: &Declaration,
-    found: &Inspection,
-    mode: TopologyMode,
-) -> Result<Vec<Change>> {
-    let Plan { changes, drift, .. } = plan(declared, found)?;
-    if let Some(drift) = drift.first() {
+fn missing(plan: &Plan, mode: TopologyMode) -> Result<Vec<Change>> {
+    if let Some(drift) = plan.drift().next() {
+        let (name, rows) = (drift.name(), &drift.differences);
+        let rows: Vec<String> = rows.iter().map(ToString::to_string).collect();
+        let advice = match drift.is_ours() {
+            true => "`trunkline topology plan` compares, `trunkline topology apply` changes it"
+                .to_owned(),
+            false => format!(
+                "others made it, and `trunkline topology apply --adopt {name}` changes it all the same"
+            ),
+        };
         return Err(Error::new(
             ErrorKind::Drift,
             format!(
-                "stream {} exists and differs: {}; change the declaration, or the stream on purpose",
-                drift.stream,
-                drift.differences.join("; ")
+                "stream {name} exists and differs: {}; declare it as it is, or change it on purpose: {advice}",
+                rows.join("; ")
             ),
         ));
     }
     if mode == TopologyMode::Verify
-        && let Some(missing) = changes.first()
+        && let Some(missing) = plan.changes.first()
     {
         return Err(Error::new(
             ErrorKind::NoSuchStream,
             format!("the topology is only to be verified, but this is missing: {missing:?}"),
         ));
     }
-    Ok(changes)
+    Ok(plan.changes.clone())
 }
 
-fn declare(
-    settings: &Settings,
-    own: Vec<StreamSpec>,
-    catalogue: &Catalogue,
-) -> Result<Declaration> {
-    let mut declaration = Declaration::default();
-    let roots = &settings.roots;
-    let mut unrooted = Vec::new();
-    for entry in catalogue.types.values() {
-        let info = &entry.info;
-        let filter = info.filter.below(root(roots, info.class))?;
-        if info.class == Class::Durable && roots.events.is_none() {
-            unrooted.push(filter.clone());
-        }
-        let placement = Placement {
-            event_type: info.event_type.as_str().to_owned(),
-            filter,
-        };
-        match info.class {
-            Class::Ephemeral => declaration.unstored.push(placement),
-            Class::Durable | Class::Command => declaration.stored.push(placement),
+/// Says which streams have fewer copies than they should. They work, so it is no error.
+fn tell_growth(plan: &Plan) {
+    for existing in plan.existing.iter().filter(|existing| existing.is_ours()) {
+        if let Some(Growth { found, declared }) = existing.growth {
+            tracing::warn!(
+                "stream {} runs with {found} of {declared} copies; `trunkline topology apply` grows it once there are peers",
+                existing.name()
+            );
         }
     }
-    let (mut events, mut others): (Vec<_>, Vec<_>) = own
-        .into_iter()
-        .partition(|spec| ![COMMANDS, DEAD_LETTERS].contains(&spec.name.as_str()));
-    if events.is_empty() {
-        events.push(default_stream(Name::new(EVENTS)?, roots)?);
-    }
-    for name in [COMMANDS, DEAD_LETTERS] {
-        if !others.iter().any(|spec| spec.name.as_str() == name) {
-            others.push(default_stream(Name::new(name)?, roots)?);
-        }
-    }
-    for mut spec in events.into_iter().chain(others) {
-        if spec.subjects.is_empty() {
-            spec.subjects = default_stream(spec.name.clone(), roots)?.subjects;
-        }
-        if spec.subjects.is_empty() && spec.name.as_str() == EVENTS {
-            // Without a root the types say what is stored, and without types nothing is.
-            if unrooted.is_empty() {
-                continue;
-            }
-            spec.subjects.clone_from(&unrooted);
-        }
-        if spec.subjects.is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "stream {} has no subjects; give it those that it is to store, as events.order.>",
-                    spec.name
-                ),
-            ));
-        }
-        declaration.streams.push(spec);
-    }
-    declaration.unstored.push(Placement {
-        event_type: "(every ephemeral type)".to_owned(),
-        filter: Filter::new(format!("{}.>", roots.live))?,
-    });
-    Ok(declaration)
 }

@@ -2,13 +2,15 @@
 
 mod written;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use trunkline_core::engine::{
-    Change, ConsumerRef, ConsumerState, Durability, Inspection, Reach, Retention, Seq, StreamState,
+    Change, ConsumerRef, ConsumerState, Durability, Fact, Inspection, Reach, Retention, Seq,
+    StreamState,
 };
-use trunkline_core::plan::OWNER_KEY;
+use trunkline_core::plan::is_ours;
 use trunkline_core::{Error, ErrorKind, EventType, Filter, Name, Result, Subject, Timestamp};
 
 use crate::bus::Bus;
@@ -22,6 +24,9 @@ use crate::event::{Class, EventInfo};
 pub struct Explanation {
     /// The engine's short name.
     pub engine: String,
+    /// What the engine knows of itself and of the server behind it, without credentials. In JSON it
+    /// is one object.
+    pub facts: Vec<Fact>,
     /// What a stored event survives: `process` is nothing, then `crash`, then `power`.
     pub durability: Durability,
     /// Who can share the bus: `process`, `host` or `network`.
@@ -81,6 +86,11 @@ pub struct StreamTerms {
     pub max_message_bytes: usize,
     /// How long an id is remembered, so that a repeat is stored once.
     pub duplicate_window: Duration,
+    /// Copies that there are.
+    pub replicas: usize,
+    /// Copies that this program asks for; none where it asks for none, or the engine has no other
+    /// host to keep one.
+    pub replicas_declared: Option<usize>,
     /// Whether Trunkline made it. What others made is never changed.
     pub ours: bool,
     /// Events in it.
@@ -229,17 +239,10 @@ impl Bus {
         let settings = &self.inner.settings;
         let known = &self.inner.catalogue.types;
         let root = |root: &Subject| root.to_string();
-        let mut streams: Vec<StreamTerms> =
-            found.streams.into_iter().map(StreamTerms::from).collect();
-        streams.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut consumers: Vec<ConsumerTerms> = found
-            .consumers
-            .into_iter()
-            .map(ConsumerTerms::from)
-            .collect();
-        consumers.sort_by(|a, b| (&a.stream, &a.name).cmp(&(&b.stream, &b.name)));
+        let (streams, consumers) = standing(found, &settings.copies);
         Explanation {
             engine: engine.name().to_owned(),
+            facts: engine.facts(),
             durability: capabilities.durability,
             reach: capabilities.reach,
             max_message_bytes: limits.max_message,
@@ -293,8 +296,25 @@ impl Bus {
     }
 }
 
+/// Every stream by name and every consumer by stream and name, with the copies that are asked for.
+pub(crate) fn standing(
+    found: Inspection,
+    copies: &BTreeMap<Name, usize>,
+) -> (Vec<StreamTerms>, Vec<ConsumerTerms>) {
+    let mut streams: Vec<StreamTerms> = found.streams.into_iter().map(StreamTerms::from).collect();
+    streams.sort_by(|a, b| a.name.cmp(&b.name));
+    for stream in &mut streams {
+        stream.replicas_declared = copies.get(&stream.name).copied();
+    }
+    let consumers = found.consumers.into_iter().map(ConsumerTerms::from);
+    let mut consumers: Vec<ConsumerTerms> = consumers.collect();
+    consumers.sort_by(|a, b| (&a.stream, &a.name).cmp(&(&b.stream, &b.name)));
+    (streams, consumers)
+}
+
 impl From<StreamState> for StreamTerms {
     fn from(state: StreamState) -> Self {
+        let ours = is_ours(&state.spec);
         let spec = state.spec;
         Self {
             name: spec.name,
@@ -305,7 +325,9 @@ impl From<StreamState> for StreamTerms {
             max_age: spec.max_age,
             max_message_bytes: spec.max_message,
             duplicate_window: spec.duplicate_window,
-            ours: spec.metadata.contains_key(OWNER_KEY),
+            replicas: spec.replicas,
+            replicas_declared: None,
+            ours,
             events: state.events,
             bytes: state.bytes,
             first: state.first,

@@ -43,6 +43,8 @@ pub mod history;
 
 pub mod explain;
 
+pub mod topology;
+
 mod extract;
 mod failure;
 mod handler;
@@ -63,7 +65,7 @@ pub use trunkline_macros::{Event, handler};
 pub use bus::Bus;
 #[cfg(feature = "config")]
 pub use config::Config;
-pub use connect::{Connect, TopologyMode};
+pub use connect::{Connect, Nats, TopologyMode};
 pub use consumer::{Consumer, ConsumerHandle, Retry};
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
@@ -74,3 +76,4 @@ pub use history::History;
 pub use publish::{Published, Publisher, Receipt, Sending};
 pub use raw::{Incoming, RawEvent};
 pub use receive::{Item, Received, Subscription};
+pub use topology::Topology;

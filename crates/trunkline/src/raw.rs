@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use trunkline_core::engine::{Message, Position, Seq, StoredEvent};
+use trunkline_core::plan::Roots;
+use trunkline_core::wire::{self, Legacy, Place};
 use trunkline_core::{
     Data, Envelope, Error, ErrorKind, EventType, Filter, Headers, Name, Result, Subject, Timestamp,
 };
@@ -37,11 +39,11 @@ pub struct Stored {
 }
 
 impl Incoming {
-    pub(crate) fn stored(stream: &Name, event: StoredEvent) -> Result<Self> {
-        let envelope = event.body.to_event(&event.headers)?;
+    pub(crate) fn stored(decoding: &Decoding, stream: &Name, event: StoredEvent) -> Result<Self> {
+        let envelope = decoding.stored(stream, &event)?;
         Ok(Self {
             envelope,
-            headers: event.headers,
+            headers: wire::beside(event.headers),
             subject: event.subject,
             stored: Some(Stored {
                 stream: stream.clone(),
@@ -51,14 +53,56 @@ impl Incoming {
         })
     }
 
-    pub(crate) fn live(message: Message) -> Result<Self> {
-        let envelope = message.body.to_event(&message.headers)?;
+    pub(crate) fn live(decoding: &Decoding, message: Message) -> Result<Self> {
+        let envelope = decoding.live(&message)?;
         Ok(Self {
             envelope,
-            headers: message.headers,
+            headers: wire::beside(message.headers),
             subject: message.subject,
             stored: None,
         })
+    }
+}
+
+/// How bytes that came become events.
+#[derive(Debug)]
+pub(crate) struct Decoding {
+    /// Forms other than CloudEvents that are read, the first that fits.
+    pub(crate) legacy: Vec<Legacy>,
+    pub(crate) roots: Roots,
+}
+
+impl Decoding {
+    /// A stored event's attributes and data.
+    pub(crate) fn stored(&self, stream: &Name, event: &StoredEvent) -> Result<Arc<Envelope>> {
+        let place = Place {
+            subject: self.below(&event.subject, &event.headers),
+            stored: Some((stream, event.seq)),
+            at: Some(event.at),
+        };
+        event.body.to_event_or(&event.headers, &self.legacy, &place)
+    }
+
+    fn live(&self, message: &Message) -> Result<Arc<Envelope>> {
+        let place = Place {
+            subject: self.below(&message.subject, &message.headers),
+            stored: None,
+            at: None,
+        };
+        let (body, headers) = (&message.body, &message.headers);
+        body.to_event_or(headers, &self.legacy, &place)
+    }
+
+    /// A subject without its root; of a dead letter, that of the event that it was.
+    fn below<'a>(&self, subject: &'a Subject, headers: &'a Headers) -> &'a str {
+        let original = subject
+            .without(Some(&self.roots.dlq))
+            .and(headers.get("Trunkline-Subject"));
+        let text = original.unwrap_or(subject.as_str());
+        let roots = [&self.roots.commands, &self.roots.live];
+        let mut roots = self.roots.events.iter().chain(roots);
+        let rest = roots.find_map(|root| text.strip_prefix(root.as_str())?.strip_prefix('.'));
+        rest.unwrap_or(text)
     }
 }
 
@@ -184,7 +228,11 @@ impl Bus {
                 .log()
                 .follow(&stream, position, &below)
                 .await?;
-            readers.push(Reader::stored(stream, follow));
+            readers.push(Reader::stored(
+                stream,
+                follow,
+                &self.inner.settings.decoding,
+            ));
         }
         Ok(Subscription::raw(self.clone(), readers))
     }
@@ -216,7 +264,7 @@ impl Bus {
             .await?;
         Ok(Subscription::raw(
             self.clone(),
-            vec![Reader::live(listener)],
+            vec![Reader::live(listener, &self.inner.settings.decoding)],
         ))
     }
 
@@ -271,7 +319,8 @@ impl Bus {
             .log()
             .read(stream, from, &below, credit)
             .await?;
-        let event = |event: StoredEvent| (event.seq, Incoming::stored(stream, event));
+        let decoding = &self.inner.settings.decoding;
+        let event = |event: StoredEvent| (event.seq, Incoming::stored(decoding, stream, event));
         Ok(Range {
             stream: stream.clone(),
             events: page.events.into_iter().map(event).collect(),
@@ -304,6 +353,15 @@ impl Bus {
             return Ok(None);
         }
         Ok(filter.nearest(known.iter()))
+    }
+
+    /// A stored event's attributes and data, its data not decoded: a CloudEvent, or what this bus was
+    /// told to [read as well](crate::Connect::legacy).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`] for bytes that are neither.
+    pub fn envelope(&self, stream: &Name, event: &StoredEvent) -> Result<Arc<Envelope>> {
+        self.inner.settings.decoding.stored(stream, event)
     }
 
     /// The subject of a stored event without the root of durable events.

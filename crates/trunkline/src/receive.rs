@@ -19,7 +19,7 @@ use crate::bus::Bus;
 use crate::event::Event;
 use crate::extract::Meta;
 use crate::handler::decode_shared;
-use crate::raw::Incoming;
+use crate::raw::{Decoding, Incoming};
 
 /// How much a reader takes from its engine at once.
 const CREDIT: Credit = Credit {
@@ -235,22 +235,26 @@ pub(crate) enum Reader {
     Stored {
         stream: Name,
         asked: Asked<Box<dyn Follow>, StoredEvent, Result<Followed>>,
+        decoding: Arc<Decoding>,
     },
     Live {
         asked: Asked<Box<dyn Listener>, Message, Heard>,
+        decoding: Arc<Decoding>,
     },
 }
 
 impl Reader {
-    pub(crate) fn stored(stream: Name, follow: Box<dyn Follow>) -> Self {
+    pub(crate) fn stored(stream: Name, follow: Box<dyn Follow>, decoding: &Arc<Decoding>) -> Self {
         Self::Stored {
+            decoding: Arc::clone(decoding),
             stream,
             asked: Asked::new(follow),
         }
     }
 
-    pub(crate) fn live(listener: Box<dyn Listener>) -> Self {
+    pub(crate) fn live(listener: Box<dyn Listener>, decoding: &Arc<Decoding>) -> Self {
         Self::Live {
+            decoding: Arc::clone(decoding),
             asked: Asked::new(listener),
         }
     }
@@ -258,15 +262,21 @@ impl Reader {
     fn is_drained(&self) -> bool {
         match self {
             Self::Stored { asked, .. } => asked.received.is_empty(),
-            Self::Live { asked } => asked.received.is_empty(),
+            Self::Live { asked, .. } => asked.received.is_empty(),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Incoming>>> {
         match self {
-            Self::Stored { stream, asked } => loop {
+            Self::Stored {
+                stream,
+                asked,
+                decoding,
+            } => loop {
                 if let Some(event) = asked.received.pop_front() {
-                    return Poll::Ready(Some(event_or_invalid(Incoming::stored(stream, event))));
+                    return Poll::Ready(Some(event_or_invalid(Incoming::stored(
+                        decoding, stream, event,
+                    ))));
                 }
                 let answer = ready!(asked.poll(cx, |mut follow, mut out| {
                     Box::pin(async move {
@@ -295,9 +305,9 @@ impl Reader {
                 };
                 return Poll::Ready(item);
             },
-            Self::Live { asked } => loop {
+            Self::Live { asked, decoding } => loop {
                 if let Some(message) = asked.received.pop_front() {
-                    return Poll::Ready(Some(event_or_invalid(Incoming::live(message))));
+                    return Poll::Ready(Some(event_or_invalid(Incoming::live(decoding, message))));
                 }
                 let answer = ready!(asked.poll(cx, |mut listener, mut out| {
                     Box::pin(async move {

@@ -38,6 +38,7 @@ impl Bus {
         let destination = self.destination::<E>()?;
         let info = destination.info();
         let filters = [info.filter.below(self.inner.root(info.class))?];
+        let decoding = &self.inner.settings.decoding;
         let reader = match destination.stream() {
             Some(stream) => {
                 let follow = self
@@ -46,17 +47,12 @@ impl Bus {
                     .log()
                     .follow(stream, from, &filters)
                     .await?;
-                Reader::stored(stream.clone(), follow)
+                Reader::stored(stream.clone(), follow, decoding)
             }
             None => {
                 let capacity = self.inner.settings.listener_capacity;
-                Reader::live(
-                    self.inner
-                        .engine
-                        .live()
-                        .listen(&filters, None, capacity)
-                        .await?,
-                )
+                let live = self.inner.engine.live();
+                Reader::live(live.listen(&filters, None, capacity).await?, decoding)
             }
         };
         Ok(Subscription::typed(self.clone(), vec![reader]))

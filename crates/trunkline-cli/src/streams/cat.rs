@@ -78,7 +78,7 @@ pub(super) async fn run(bus: &Bus, options: &Cat, console: &mut Console) -> Resu
             if event.seq >= tail || left == 0 {
                 break;
             }
-            write(console, &options.stream, event, &times)?;
+            write(bus, console, &options.stream, event, &times)?;
             left -= 1;
         }
         if page.next >= tail {
@@ -93,8 +93,14 @@ pub(super) async fn run(bus: &Bus, options: &Cat, console: &mut Console) -> Resu
     console.out.flush()
 }
 
-fn write(console: &mut Console, stream: &Name, event: &StoredEvent, times: &Times) -> Result<()> {
-    let envelope = event.body.to_event(&event.headers);
+fn write(
+    bus: &Bus,
+    console: &mut Console,
+    stream: &Name,
+    event: &StoredEvent,
+    times: &Times,
+) -> Result<()> {
+    let envelope = bus.envelope(stream, event);
     if !console.json {
         let place = format!("{}  {}", event.seq, times.date_and_clock(event.at));
         let subject = without_controls(event.subject.as_str());

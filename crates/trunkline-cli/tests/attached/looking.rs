@@ -120,6 +120,9 @@ fn the_contract_is_that_of_the_bus_and_not_of_this_process() {
     let up = shop();
     let told = up.run(&["explain", "order.placed"]).with(0).stdout;
     for part in [
+        &format!("url:          {}\n", up.url()),
+        "bus:          memory\n",
+        "bus capacity: 1000000 events",
         "stored means: kept in memory",
         "class:     durable\n",
         "published: stored in EVENTS\n",
@@ -136,6 +139,10 @@ fn the_bench_leaves_nothing_behind() {
         .run(&["bench", "--events", "500", "--json"])
         .with(0)
         .json();
+    assert_eq!(
+        (&figures["engine"], &figures["facts"]["bus"]),
+        (&json!("remote"), &json!("memory"))
+    );
     assert_eq!(
         (&figures["events"], &figures["events_removed"]),
         (&json!(500), &json!(550))
@@ -157,6 +164,9 @@ fn every_command_writes_json_that_can_be_read() {
         &["streams", "list"][..],
         &["streams", "info", "EVENTS"],
         &["consumers", "list"],
+        &["topology", "show"],
+        &["topology", "plan"],
+        &["topology", "apply"],
         &["explain"],
         &["explain", "order.placed", "mail.sent"],
         &["config"],

@@ -15,6 +15,7 @@ mod replaying;
 mod watching;
 
 mod looking;
+mod topology;
 
 mod outages;
 mod strangers;

@@ -237,6 +237,11 @@ impl Lines {
         self.0.recv_timeout(WATCHDOG).expect("a line in time")
     }
 
+    /// The next line, or nothing at the end.
+    pub(crate) fn first(&self) -> Option<String> {
+        self.0.recv().ok()
+    }
+
     /// The first line from here on that has this in it.
     #[track_caller]
     pub(crate) fn until(&self, part: &str) -> String {

@@ -66,7 +66,7 @@ impl File<'_> {
     fn top(&mut self, table: &Table<'_>) {
         for (key, value) in table.iter() {
             match (key.get_ref().as_ref(), value.get_ref()) {
-                ("connection" | "door", DeValue::Table(section)) => {
+                ("connection" | "nats" | "door", DeValue::Table(section)) => {
                     for (inner, value) in section.iter() {
                         let full = format!("{}.{}", key.get_ref(), inner.get_ref());
                         self.setting(BUS, &Section::Bus, &full, inner, value);
@@ -74,7 +74,7 @@ impl File<'_> {
                 }
                 ("streams", DeValue::Table(streams)) => self.streams(streams),
                 ("consumers", DeValue::Table(consumers)) => self.consumers(consumers),
-                (section @ ("connection" | "door" | "streams" | "consumers"), _) => {
+                (section @ ("connection" | "nats" | "door" | "streams" | "consumers"), _) => {
                     let fault = Fault::new(
                         "this is a section, not a setting",
                         format!("write its settings below a line [{section}]"),
@@ -174,7 +174,7 @@ fn hint<S>(rows: &[Row<S>], section: &Section, unknown: &str) -> String {
         .filter_map(|(of, known)| (of == part).then_some(known))
         .collect();
     let top = matches!(section, Section::Bus) && part.is_empty();
-    let sections = ["connection", "door", "streams", "consumers"];
+    let sections = ["connection", "nats", "door", "streams", "consumers"];
     let known = here.iter().chain(sections.iter().filter(|_| top));
     if let Some(near) = nearest(name, known.copied()) {
         return format!("write {near}, if that is meant");
@@ -194,7 +194,7 @@ fn hint<S>(rows: &[Row<S>], section: &Section, unknown: &str) -> String {
             format!("write {name} below a line [streams.NAME]")
         }
         None if top => format!(
-            "write one of {}, or a section [connection], [door], [streams.NAME] or [consumers]",
+            "write one of {}, or a section [connection], [nats], [door], [streams.NAME] or [consumers]",
             here.join(", ")
         ),
         None => format!("write one of {}", here.join(", ")),

@@ -1,18 +1,20 @@
 //! Every setting there is: its key, what it takes, its default, what it is for, and its place in
 //! the configuration. Reading, hints, the example file and what is printed all come from here.
 
+mod sections;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use trunkline_core::Filter;
-use trunkline_core::engine::{Retention, StreamSpec};
+use trunkline_core::wire::{ContentMode, Legacy};
 
+use super::Config;
 use super::given::{Kind, Raw};
 use super::problem::{Fault, quoted};
 use super::units::{duration_text, size_value};
-use super::{Config, ConsumerSettings};
 use crate::connect::{TopologyMode, checked_source, roots};
-use crate::consumer::{LONGEST_DELAY, Retry};
+
+pub(super) use sections::{CONSUMER, STREAM};
 
 /// One setting of `S`: of the whole configuration, of a stream, or of a consumer.
 pub(super) struct Row<S> {
@@ -32,14 +34,13 @@ pub(super) struct Row<S> {
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// For how long a call may wait: long enough for anybody, short enough to come to an end.
 const CALL: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
-const RETENTIONS: [(&str, Retention); 3] = [
-    ("discard_old", Retention::DiscardOld),
-    ("refuse_when_full", Retention::RefuseWhenFull),
-    ("work_queue", Retention::WorkQueue),
-];
 const TOPOLOGIES: [(&str, TopologyMode); 2] = [
     ("ensure", TopologyMode::Ensure),
     ("verify", TopologyMode::Verify),
+];
+const MODES: [(&str, ContentMode); 2] = [
+    ("structured", ContentMode::Structured),
+    ("binary", ContentMode::Binary),
 ];
 
 /// Settings of the bus, its connection and its door.
@@ -103,6 +104,15 @@ pub(super) const BUS: &[Row<Config>] = &[
             )
         },
         read: |config| Some(duration(config.drain_deadline)),
+    },
+    Row {
+        key: "legacy",
+        kind: Kind::Texts,
+        default: "[]",
+        doc: "Envelopes from before CloudEvents that are read as well, in this order: \"metadata-payload\", \"flat-data\", \"tagged\" and \"message-fields\". Without one of them such a message is no event.",
+        secret: false,
+        write: |config, raw| set(&mut config.legacy, raw.texts().and_then(legacy)),
+        read: |config| Some(list(&config.legacy, |form| text(&form.to_string()))),
     },
     Row {
         key: "connection.connect_timeout",
@@ -176,6 +186,132 @@ pub(super) const BUS: &[Row<Config>] = &[
             let attempts = config.link.reconnect_attempts;
             Some(attempts.map_or(text(FOREVER), |attempts| attempts.to_string()))
         },
+    },
+    Row {
+        key: "nats.name",
+        kind: Kind::Text,
+        default: r#""trunkline""#,
+        doc: "What this connection is called in the server's monitoring.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.name, raw.text()),
+        read: |config| Some(text(&config.nats.name)),
+    },
+    Row {
+        key: "nats.user",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The user, with a password. At most one of user, token, nkey_file and credentials_file may be given; a user in the URL goes before them.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.user, raw.text()),
+        read: |config| Some(text(&config.nats.user)),
+    },
+    Row {
+        key: "nats.password",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The user's password.",
+        secret: true,
+        write: |config, raw| set(&mut config.nats.password, raw.text()),
+        read: |config| masked(&config.nats.password),
+    },
+    Row {
+        key: "nats.token",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "A token, in place of a user.",
+        secret: true,
+        write: |config, raw| set(&mut config.nats.token, raw.text()),
+        read: |config| masked(&config.nats.token),
+    },
+    Row {
+        key: "nats.nkey_file",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The file with the seed of an nkey.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.nkey_file, raw.text()),
+        read: |config| Some(text(&config.nats.nkey_file)),
+    },
+    Row {
+        key: "nats.credentials_file",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The .creds file of a user that an operator has signed.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.credentials_file, raw.text()),
+        read: |config| Some(text(&config.nats.credentials_file)),
+    },
+    Row {
+        key: "nats.tls",
+        kind: Kind::Flag,
+        default: "false",
+        doc: "Whether to encrypt even if the server does not ask for it; a URL with tls:// says so too.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.tls, raw.flag()),
+        read: |config| Some(config.nats.tls.to_string()),
+    },
+    Row {
+        key: "nats.tls_first",
+        kind: Kind::Flag,
+        default: "false",
+        doc: "Whether to encrypt before the server says a word; it must have handshake_first.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.tls_first, raw.flag()),
+        read: |config| Some(config.nats.tls_first.to_string()),
+    },
+    Row {
+        key: "nats.tls_ca",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "Certificates of one's own authority, in PEM, besides those of the system.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.tls_ca, raw.text()),
+        read: |config| Some(text(&config.nats.tls_ca)),
+    },
+    Row {
+        key: "nats.tls_certificate",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "A certificate to show to the server, in PEM, with its key.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.tls_certificate, raw.text()),
+        read: |config| Some(text(&config.nats.tls_certificate)),
+    },
+    Row {
+        key: "nats.tls_key",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The file with the key of the certificate, in PEM.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.tls_key, raw.text()),
+        read: |config| Some(text(&config.nats.tls_key)),
+    },
+    Row {
+        key: "nats.inbox_prefix",
+        kind: Kind::Text,
+        default: r#""_INBOX""#,
+        doc: "What the subjects of answers begin with. One for each service keeps them from reading one another's.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.inbox_prefix, raw.text()),
+        read: |config| Some(text(&config.nats.inbox_prefix)),
+    },
+    Row {
+        key: "nats.domain",
+        kind: Kind::Text,
+        default: r#""""#,
+        doc: "The JetStream domain, where the server is a leaf node and the streams are elsewhere.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.domain, raw.text()),
+        read: |config| Some(text(&config.nats.domain)),
+    },
+    Row {
+        key: "nats.content_mode",
+        kind: Kind::Choice(&["structured", "binary"]),
+        default: r#""structured""#,
+        doc: "How events are written: \"structured\" is one JSON object, \"binary\" has attributes in ce- headers and the data alone as the body, which is less where data is large or no JSON. Both are read.",
+        secret: false,
+        write: |config, raw| set(&mut config.nats.content_mode, raw.choice(&MODES)),
+        read: |config| word(&MODES, config.nats.content_mode),
     },
     Row {
         key: "door.listen",
@@ -259,167 +395,6 @@ pub(super) const BUS: &[Row<Config>] = &[
     },
 ];
 
-/// Settings of one stream, below `streams.NAME`.
-pub(super) const STREAM: &[Row<StreamSpec>] = &[
-    Row {
-        key: "subjects",
-        kind: Kind::Filters,
-        default: r#"["events.>"]"#,
-        doc: "What it stores, the root included. A stream of another name than EVENTS, COMMANDS or EVENTS_DLQ must say it.",
-        secret: false,
-        write: |stream, raw| set(&mut stream.subjects, raw.filters()),
-        read: |stream| {
-            Some(list(&stream.subjects, |subjects: &Filter| {
-                text(subjects.as_str())
-            }))
-        },
-    },
-    Row {
-        key: "retention",
-        kind: Kind::Choice(&["discard_old", "refuse_when_full", "work_queue"]),
-        default: r#""discard_old""#,
-        doc: "What happens at a limit: the oldest leave, read or not, or new ones are refused; \
-              an event of a work queue leaves when it is done.",
-        secret: false,
-        write: |stream, raw| set(&mut stream.retention, raw.choice(&RETENTIONS)),
-        read: |stream| word(&RETENTIONS, stream.retention),
-    },
-    Row {
-        key: "max_events",
-        kind: Kind::CountOr(UNLIMITED),
-        default: r#""unlimited""#,
-        doc: "Events at most.",
-        secret: false,
-        write: |stream, raw| {
-            set(
-                &mut stream.max_events,
-                raw.count_or(1..=i64_max(), UNLIMITED),
-            )
-        },
-        read: |stream| {
-            let events = stream.max_events;
-            Some(events.map_or(text(UNLIMITED), |events| events.to_string()))
-        },
-    },
-    Row {
-        key: "max_bytes",
-        kind: Kind::SizeOr(UNLIMITED),
-        default: r#""unlimited""#,
-        doc: "Bytes at most, for all events together.",
-        secret: false,
-        write: |stream, raw| set(&mut stream.max_bytes, raw.size_or(1..=i64_max(), UNLIMITED)),
-        read: |stream| Some(stream.max_bytes.map_or(text(UNLIMITED), size_value)),
-    },
-    Row {
-        key: "max_age",
-        kind: Kind::DurationOr(UNLIMITED),
-        default: r#""7d""#,
-        doc: "How long events are kept.",
-        secret: false,
-        write: |stream, raw| {
-            let range = Duration::from_millis(100)..=36_500 * DAY;
-            set(&mut stream.max_age, raw.duration_or(range, UNLIMITED))
-        },
-        read: |stream| Some(stream.max_age.map_or(text(UNLIMITED), duration)),
-    },
-    Row {
-        key: "max_message",
-        kind: Kind::Size,
-        default: r#""2016KiB""#,
-        doc: "Bytes of one encoded message at most, headers included; the engine may accept less.",
-        secret: false,
-        write: |stream, raw| set(&mut stream.max_message, raw.size(1_024..=64 << 20)),
-        read: |stream| Some(bytes(stream.max_message)),
-    },
-    Row {
-        key: "duplicate_window",
-        kind: Kind::Duration,
-        default: r#""2m""#,
-        doc: "How long an id is remembered, so that an event that is published again is stored once.",
-        secret: false,
-        write: |stream, raw| {
-            let range = Duration::from_millis(100)..=365 * DAY;
-            set(&mut stream.duplicate_window, raw.duration(range))
-        },
-        read: |stream| Some(duration(stream.duplicate_window)),
-    },
-];
-
-/// Settings of every consumer, below `consumers`, and of one, below `consumers.NAME`.
-pub(super) const CONSUMER: &[Row<ConsumerSettings>] = &[
-    Row {
-        key: "ack_wait",
-        kind: Kind::Duration,
-        default: r#""30s""#,
-        doc: "How long the engine waits for a member that went silent before its events go to others. Members that live renew in time.",
-        secret: false,
-        write: |consumer, raw| {
-            let range = Duration::from_secs(1)..=DAY;
-            set(&mut consumer.ack_wait, raw.duration(range).map(Some))
-        },
-        read: |consumer| consumer.ack_wait.map(duration),
-    },
-    Row {
-        key: "concurrency",
-        kind: Kind::Count,
-        default: "16",
-        doc: "How many handlers run at once in one member.",
-        secret: false,
-        write: |consumer, raw| set(&mut consumer.concurrency, raw.count(1..=10_000).map(Some)),
-        read: |consumer| {
-            consumer
-                .concurrency
-                .map(|concurrency| concurrency.to_string())
-        },
-    },
-    Row {
-        key: "attempts",
-        kind: Kind::Count,
-        default: "5",
-        doc: "How often an event is tried, the first time included; then it is a dead letter.",
-        secret: false,
-        write: |consumer, raw| {
-            let range = 1..=u64::from(Retry::MAX_ATTEMPTS);
-            set(&mut consumer.attempts, raw.count(range).map(Some))
-        },
-        read: |consumer| consumer.attempts.map(|attempts| attempts.to_string()),
-    },
-    Row {
-        key: "delays",
-        kind: Kind::Durations,
-        default: r#"["1s", "5s", "30s", "5m"]"#,
-        doc: "The pauses between attempts, one after another; the last is used for all that follow.",
-        secret: false,
-        write: |consumer, raw| {
-            let range = Duration::ZERO..=LONGEST_DELAY;
-            set(&mut consumer.delays, raw.durations(&range).map(Some))
-        },
-        read: |consumer| {
-            let delays = consumer.delays.as_ref()?;
-            Some(list(delays, |delay: &Duration| duration(*delay)))
-        },
-    },
-    Row {
-        key: "jitter",
-        kind: Kind::Share,
-        default: "0.2",
-        doc: "By how much a pause is lengthened at most, as a share of it, so that many failures do not come back at once.",
-        secret: false,
-        write: |consumer, raw| set(&mut consumer.jitter, raw.share().map(Some)),
-        // `Debug` keeps the point that makes it a float in TOML.
-        read: |consumer| consumer.jitter.map(|jitter| format!("{jitter:?}")),
-    },
-    Row {
-        key: "start",
-        kind: Kind::Position,
-        default: r#""first""#,
-        doc: "Where a consumer starts when it is made; later starts go on where it was.",
-        secret: false,
-        write: |consumer, raw| set(&mut consumer.start, raw.position().map(Some)),
-        read: |consumer| consumer.start.map(|start| text(&start.to_string())),
-    },
-];
-
 /// The word for no limit in time or attempts, and in quantity.
 const FOREVER: &str = "forever";
 const UNLIMITED: &str = "unlimited";
@@ -432,6 +407,30 @@ const fn i64_max() -> u64 {
 fn set<T>(place: &mut T, value: Result<T, Fault>) -> Result<(), Fault> {
     *place = value?;
     Ok(())
+}
+
+/// An even number of copies survives no more hosts than one copy less.
+fn replicas(raw: &Raw) -> Result<usize, Fault> {
+    match raw.count(1..=5)? {
+        copies @ (1 | 3 | 5) => Ok(copies),
+        copies => Err(Fault::new(
+            format!("{copies} copies have no majority when they are split in halves"),
+            "write 1, 3 or 5",
+        )),
+    }
+}
+
+fn legacy(names: Vec<String>) -> Result<Vec<Legacy>, Fault> {
+    let read = |name: &String| {
+        name.parse().map_err(|_| {
+            let known: Vec<_> = Legacy::ALL.map(|(name, _)| quoted(name)).into();
+            Fault::new(
+                format!("{} is no legacy form", quoted(name)),
+                format!("write some of {}", known.join(", ")),
+            )
+        })
+    };
+    names.iter().map(read).collect()
 }
 
 fn source(source: String) -> Result<String, Fault> {
@@ -455,6 +454,15 @@ fn prefix(prefix: String) -> Result<String, Fault> {
 }
 
 /// A text as a basic string of TOML, which is one of JSON too.
+/// A secret, hidden; that there is none may be seen.
+fn masked(secret: &str) -> Option<String> {
+    let shown = match secret.is_empty() {
+        true => "",
+        false => "***",
+    };
+    Some(text(shown))
+}
+
 pub(super) fn text(text: &str) -> String {
     let mut written = String::from('"');
     for c in text.chars() {

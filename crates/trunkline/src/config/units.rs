@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use trunkline_core::plan::size_text;
+
 use super::problem::Fault;
+
+pub(super) use trunkline_core::plan::duration_text;
 
 /// Units of a duration from the longest, with their milliseconds.
 const DURATIONS: [(&str, u64); 5] = [
@@ -13,7 +17,7 @@ const DURATIONS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// Units of a size from the largest, with their bytes. Sizes are written in those of two.
+/// Units of a size from the largest, with their bytes.
 const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
@@ -57,22 +61,6 @@ pub(super) fn without_unit(number: &str) -> Fault {
     Fault::new(format!("{number} has no unit"), "give a unit, as in \"5s\"")
 }
 
-/// The shortest text that [`duration`] reads as this, to the millisecond.
-pub(super) fn duration_text(duration: Duration) -> String {
-    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if millis == 0 {
-        return "0s".to_owned();
-    }
-    let mut text = String::new();
-    for (unit, each) in DURATIONS {
-        if millis >= each {
-            text.push_str(&format!("{}{unit}", millis / each));
-            millis %= each;
-        }
-    }
-    text
-}
-
 /// Reads `2MiB`, `64KiB`, `1GB` or a bare number of bytes.
 pub(super) fn size(text: &str) -> Result<u64, Fault> {
     let refuse = || {
@@ -93,14 +81,11 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
         .ok_or_else(refuse)
 }
 
-/// As it is written in TOML: the largest unit of two that divides it, or a bare number.
+/// As it is written in TOML: with a unit in quotes, or a bare number.
 pub(super) fn size_value(bytes: u64) -> String {
-    let unit = SIZES
-        .iter()
-        .find(|(unit, each)| unit.ends_with("iB") && bytes >= *each && bytes.is_multiple_of(*each));
-    match unit {
-        Some((unit, each)) => format!("\"{}{unit}\"", bytes / each),
-        None => bytes.to_string(),
+    match size_text(bytes) {
+        text if text.ends_with('B') => format!("\"{text}\""),
+        text => text,
     }
 }
 

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use trunkline_core::engine::{Engine, LinkOptions};
 use trunkline_core::{Clock, Error, ErrorKind, Result};
 
+use super::Nats;
+
 /// What a URL may begin with, which feature has the engine, and how such a URL looks.
 const SCHEMES: &[(&str, &str, &str)] = &[
     ("memory", "memory", "`memory:` and `memory:name`"),
+    ("nats", "nats", "`nats://HOST:PORT` of a NATS server"),
+    ("tls", "nats", "`tls://HOST:PORT` of one that speaks TLS"),
     (
         "http",
         "remote",
@@ -19,15 +23,24 @@ pub(super) async fn open(
     url: &str,
     clock: &Arc<dyn Clock>,
     link: LinkOptions,
+    nats: &Nats,
 ) -> Result<Arc<dyn Engine>> {
     // Without any engine nobody needs them.
-    let _ = (clock, link);
+    let _ = (clock, link, nats);
     match url.split(':').next().unwrap_or_default() {
         #[cfg(feature = "memory")]
         "memory" => {
             use trunkline_memory::{MemoryEngine, MemoryOptions};
             let options = MemoryOptions::from_url(url)?;
             Ok(Arc::new(MemoryEngine::connect(options, Arc::clone(clock))?))
+        }
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => {
+            use trunkline_nats::NatsEngine;
+            let options = nats.options()?.with_url(url)?;
+            Ok(Arc::new(
+                NatsEngine::connect(&options, link, Arc::clone(clock)).await?,
+            ))
         }
         #[cfg(feature = "remote")]
         "http" => {

@@ -303,9 +303,10 @@ impl Member {
         };
         let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
         if !matches!(disposition, Disposition::Snooze(_)) {
+            let stream = &self.sources[turn.source].stream;
+            let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
             tracing::warn!(
-                consumer = %self.shared.name, stream = %self.sources[turn.source].stream, seq = turn.event.seq,
-                event_id = event_id(&turn), event_type = event_type(&turn), attempt = turn.failures,
+                consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id, event_type, attempt = turn.failures,
                 reason = failure.reason(), error = failure.chain(), again_in = ?delay, "handling failed"
             );
         }
@@ -339,9 +340,10 @@ impl Member {
             let inner = &self.shared.bus.inner;
             match dead_letter::store(inner, &self.shared.name, stream, &turn, &failure).await {
                 Ok(subject) => {
+                    let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
                     tracing::error!(
-                        consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id = event_id(&turn),
-                        event_type = event_type(&turn), failures = turn.failures, reason = failure.reason(),
+                        consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id,
+                        event_type, failures = turn.failures, reason = failure.reason(),
                         error = failure.chain(), %subject, "given up; stored as a dead letter"
                     );
                     self.dead_wait = Duration::from_secs(1);
@@ -506,20 +508,13 @@ impl Member {
     }
 }
 
-fn event_id(turn: &Turn) -> String {
-    let event = turn.event.body.to_event(&turn.event.headers);
-    event.map_or_else(
-        |_| "(no CloudEvent)".to_owned(),
-        |event| event.id().to_string(),
-    )
-}
-
-fn event_type(turn: &Turn) -> String {
-    let event = turn.event.body.to_event(&turn.event.headers);
-    event.map_or_else(
-        |_| "(no CloudEvent)".to_owned(),
-        |event| event.event_type().to_owned(),
-    )
+/// For the log.
+fn id_and_type(shared: &Shared, stream: &Name, turn: &Turn) -> (String, String) {
+    let event = shared.bus.envelope(stream, &turn.event);
+    let none = |_| ("(no CloudEvent)".to_owned(), "(no CloudEvent)".to_owned());
+    event.map_or_else(none, |event| {
+        (event.id().to_string(), event.event_type().to_owned())
+    })
 }
 
 async fn sleep_until(due: Option<Instant>) {

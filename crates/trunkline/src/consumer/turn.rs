@@ -56,7 +56,8 @@ pub(super) async fn run(
     attempt: u32,
     context: &Arc<MemberContext>,
 ) -> Result<(), Failure> {
-    let incoming = Incoming::stored(&stream, event)
+    let decoding = &shared.bus.inner.settings.decoding;
+    let incoming = Incoming::stored(decoding, &stream, event)
         .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
     let event_type = incoming.envelope.event_type();
     let Some(handler) = shared.handlers.get(event_type) else {

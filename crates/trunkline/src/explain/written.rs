@@ -3,12 +3,14 @@
 //! By hand, because what a derive with functions for single members adds would be listed to every
 //! user whose event type lacks `Serialize`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
-use trunkline_core::engine::{Durability, Reach, Retention};
+use trunkline_core::engine::{Durability, Reach};
+use trunkline_core::plan::retention_text;
 
 use super::{ConsumerTerms, Explanation, StreamTerms, TypeTerms};
 
@@ -25,8 +27,13 @@ impl Serialize for Explanation {
             Reach::Network => "network",
             _ => "process",
         };
-        let mut out = to.serialize_struct("Explanation", 12)?;
+        let facts = self.facts.iter();
+        let facts: BTreeMap<&str, &str> = facts
+            .map(|fact| (fact.name.as_str(), fact.value.as_str()))
+            .collect();
+        let mut out = to.serialize_struct("Explanation", 13)?;
         out.serialize_field("engine", &self.engine)?;
+        out.serialize_field("facts", &facts)?;
         out.serialize_field("durability", durability)?;
         out.serialize_field("reach", reach)?;
         out.serialize_field("max_message_bytes", &self.max_message_bytes)?;
@@ -44,20 +51,17 @@ impl Serialize for Explanation {
 
 impl Serialize for StreamTerms {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let retention = match self.retention {
-            Retention::DiscardOld => "discard_old",
-            Retention::RefuseWhenFull => "refuse_when_full",
-            Retention::WorkQueue => "work_queue",
-        };
-        let mut out = to.serialize_struct("StreamTerms", 14)?;
+        let mut out = to.serialize_struct("StreamTerms", 16)?;
         out.serialize_field("name", self.name.as_str())?;
         out.serialize_field("subjects", &texts(&self.subjects))?;
-        out.serialize_field("retention", retention)?;
+        out.serialize_field("retention", retention_text(self.retention))?;
         out.serialize_field("max_events", &self.max_events)?;
         out.serialize_field("max_bytes", &self.max_bytes)?;
         out.serialize_field("max_age_ms", &self.max_age.map(millis))?;
         out.serialize_field("max_message_bytes", &self.max_message_bytes)?;
         out.serialize_field("duplicate_window_ms", &millis(self.duplicate_window))?;
+        out.serialize_field("replicas", &self.replicas)?;
+        out.serialize_field("replicas_declared", &self.replicas_declared)?;
         out.serialize_field("ours", &self.ours)?;
         out.serialize_field("events", &self.events)?;
         out.serialize_field("bytes", &self.bytes)?;

@@ -136,7 +136,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "zzz = 1",
-        "zzz: there is no such setting; write one of url, source, prefix, topology, listener_capacity, drain_deadline, or a section [connection], [door], [streams.NAME] or [consumers]",
+        "zzz: there is no such setting; write one of url, source, prefix, topology, listener_capacity, drain_deadline, legacy, or a section [connection], [nats], [door], [streams.NAME] or [consumers]",
     );
     check(
         r#"streams.EVENTS.maxage = "7d""#,

