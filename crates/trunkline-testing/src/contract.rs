@@ -16,6 +16,7 @@
 
 mod harness;
 mod matrix;
+mod nats;
 mod remote;
 
 mod consume;
@@ -35,6 +36,7 @@ use trunkline::core::engine::{Boxed, Capabilities, Durability};
 
 pub use harness::{Harness, MemoryHarness, Trial};
 pub use matrix::matrix;
+pub use nats::NatsHarness;
 pub use remote::RemoteHarness;
 
 /// How long a property may take: of virtual time, where nothing waits in earnest, and of real.
@@ -318,11 +320,13 @@ contract! { ($)
     e7_a_scan_pages_through_everything_written in seam, Virtual, always: "E7"
         "A scan pages through every key once, and sees what its caller wrote";
     e8_a_watch_misses_nothing in seam, Virtual, always: "E8"
-        "A watch tells the present state, then every change, deletion and expiry";
+        "A watch tells the present state, then the latest change, deletion or expiry of every key";
     e9_live_groups_share_and_askers_learn_that_nobody_listens in seam, Virtual, always: "E9"
-        "Listeners that share take turns; a request that nobody hears says so";
+        "Of listeners that share, each message goes to one; a request that nobody hears says so";
     e10_a_closed_engine_says_so in seam, Virtual, always: "E10"
         "After closing, the link says so, waiting readers end and calls are typed errors";
+    e11_a_stream_is_updated_in_place in seam, Virtual, always: "E11"
+        "A stream gets other subjects, limits and metadata; its events and the progress of its consumers stay";
 
     b2_no_credential_is_ever_printed in secrets, Virtual, always: "B2"
         "No error, description or log line prints a credential";

@@ -18,9 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use trunkline::core::engine::{
     Admitted, Append, AppendMode, Batch, Boxed, Capabilities, Change, Consume, ConsumerRef,
-    ConsumerSpec, Credit, Durability, Engine, Expect, Fetched, Follow, Followed, Heard, Limits,
-    Link, LinkOptions, Live, Log, Membership, Message, Outcome, Page, Position, Removal, Settle,
-    State, StreamSpec, Topology,
+    ConsumerSpec, Credit, Durability, Engine, Expect, Fact, Fetched, Follow, Followed, Heard,
+    Limits, Link, LinkOptions, Live, Log, Membership, Message, Outcome, Page, Position, Removal,
+    Settle, State, StreamSpec, Topology,
 };
 use trunkline::core::wire::Body;
 use trunkline::core::{Headers, Subject, SystemClock};
@@ -57,6 +57,10 @@ impl Engine for Moody {
 
     fn limits(&self) -> Limits {
         self.inner.limits()
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        self.inner.facts()
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use trunkline_testing::contract::{Harness, MemoryHarness, RemoteHarness, matrix};
+use trunkline_testing::contract::{Harness, MemoryHarness, NatsHarness, RemoteHarness, matrix};
 
 #[test]
 fn the_capability_matrix_is_what_a_run_says() {
-    let engines: [Arc<dyn Harness>; 3] = [
+    let engines: [Arc<dyn Harness>; 4] = [
         Arc::new(MemoryHarness::new("")),
         Arc::new(MemoryHarness::new("?encode=always")),
         Arc::new(RemoteHarness::in_virtual_time()),
+        Arc::new(NatsHarness::new()),
     ];
     let generated = matrix(&engines);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/capabilities.md");

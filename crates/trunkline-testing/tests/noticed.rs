@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 use trunkline::core::engine::{
     Admission, Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed,
-    Consume, ConsumerRef, Credit, Delivery, Engine, Entries, Feed, Fetched, Follow, Followed,
+    Consume, ConsumerRef, Credit, Delivery, Engine, Entries, Fact, Feed, Fetched, Follow, Followed,
     Heard, Limits, Link, Listener, Live, Log, Message, Outcome, Page, Position, Removal, Rev,
     Route, Settle, Settler, State, StateKey, StoredEvent, Token, Topology, Watch,
 };
@@ -85,6 +85,10 @@ impl Harness for BrokenHarness {
             });
             Ok(broken)
         })
+    }
+
+    fn crash<'a>(&'a self, place: &'a str) -> Boxed<'a, ()> {
+        self.0.crash(place)
     }
 
     fn allows_virtual_time(&self) -> bool {
@@ -180,6 +184,10 @@ impl Engine for Broken {
 
     fn limits(&self) -> Limits {
         self.inner.limits()
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        self.inner.facts()
     }
 
     fn link(&self) -> watch::Receiver<Link> {

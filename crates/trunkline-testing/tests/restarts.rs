@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use trunkline::core::engine::{
     Append, AppendMode, Boxed, Capabilities, Change, Commit, Consume, Credit, Durability, Engine,
-    Expect, Expectation, Limits, Link, LinkOptions, Live, Log, Op, State, StateKey, StoredEvent,
-    StreamSpec, Topology, Watched,
+    Expect, Expectation, Fact, Limits, Link, LinkOptions, Live, Log, Op, State, StateKey,
+    StoredEvent, StreamSpec, Topology, Watched,
 };
 use trunkline::core::wire::Body;
 use trunkline::core::{Headers, Subject};
@@ -50,6 +50,10 @@ impl Engine for Durable {
 
     fn limits(&self) -> Limits {
         self.0.limits()
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        self.0.facts()
     }
 
     fn link(&self) -> watch::Receiver<Link> {

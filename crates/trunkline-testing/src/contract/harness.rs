@@ -23,6 +23,10 @@ pub trait Harness: Send + Sync + 'static {
         clock: Arc<dyn Clock>,
     ) -> Boxed<'a, Result<Arc<dyn Engine>>>;
 
+    /// Kills whatever keeps a place, without a word to it, and starts it again. Does nothing where
+    /// there is nothing but this process.
+    fn crash<'a>(&'a self, place: &'a str) -> Boxed<'a, ()>;
+
     /// Whether the engine lives in this process and takes its time from the clock that it is
     /// given and from tokio, so that time may be virtual.
     fn allows_virtual_time(&self) -> bool;
@@ -61,6 +65,10 @@ impl Harness for MemoryHarness {
             let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::connect(options, clock)?);
             Ok(engine)
         })
+    }
+
+    fn crash<'a>(&'a self, _: &'a str) -> Boxed<'a, ()> {
+        Box::pin(async {})
     }
 
     fn allows_virtual_time(&self) -> bool {
@@ -131,6 +139,11 @@ impl Trial {
     /// The time by the clock that the engine was given.
     pub fn now(&self) -> trunkline::Timestamp {
         self.clock.now()
+    }
+
+    /// Kills what keeps the trial's place, and starts it again.
+    pub(super) async fn crash(&self) {
+        self.harness.crash(&self.place).await;
     }
 
     /// Closes every connection that the trial itself keeps.

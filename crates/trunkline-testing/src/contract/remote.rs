@@ -152,6 +152,10 @@ impl Harness for RemoteHarness {
         })
     }
 
+    fn crash<'a>(&'a self, _: &'a str) -> Boxed<'a, ()> {
+        Box::pin(async {})
+    }
+
     fn allows_virtual_time(&self) -> bool {
         matches!(self.way, Way::Channel(_))
     }

@@ -1,9 +1,10 @@
-//! Promises of the seam itself, run directly against an engine: E2 to E10.
+//! Promises of the seam itself, run directly against an engine: E2 to E11.
 
 mod consume;
 mod live;
 mod log;
 mod state;
+mod topology;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub(super) use consume::*;
 pub(super) use live::*;
 pub(super) use log::*;
 pub(super) use state::*;
+pub(super) use topology::*;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -100,7 +102,7 @@ pub(super) async fn e10_a_closed_engine_says_so(trial: Trial) {
     let (mut feed, settler) = engine.consume().open(&consumer("work")).await.unwrap();
     let mut listener = engine
         .live()
-        .listen(&[Filter::all()], None, 10)
+        .listen(&[Filter::new("a.>").unwrap()], None, 10)
         .await
         .unwrap();
     let bucket = name("bucket");

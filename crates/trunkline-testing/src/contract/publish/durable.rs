@@ -39,8 +39,13 @@ pub(in crate::contract) async fn p4_stored_events_survive_a_crash(trial: Trial) 
     for n in 0..100 {
         bus.publish(Noted { n }).await.unwrap();
     }
+    trial.crash().await;
+    for n in 100..200 {
+        bus.publish(Noted { n }).await.unwrap();
+    }
     bus.close().await.unwrap();
     trial.let_go().await;
+    trial.crash().await;
     let mut events = trial
         .bus()
         .await
@@ -48,8 +53,8 @@ pub(in crate::contract) async fn p4_stored_events_survive_a_crash(trial: Trial) 
         .await
         .unwrap();
     assert_eq!(
-        received(&mut events, 100, |event| event.n).await,
-        (0..100).collect::<Vec<_>>()
+        received(&mut events, 200, |event| event.n).await,
+        (0..200).collect::<Vec<_>>()
     );
 }
 

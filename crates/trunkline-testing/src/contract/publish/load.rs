@@ -67,8 +67,13 @@ pub(in crate::contract) async fn p8_fifty_publishers_and_ten_subscribers_at_once
         });
     }
     let mut publishers = tokio::task::JoinSet::new();
+    // Several on one connection, as in a program, and several connections.
+    let mut buses = Vec::new();
+    for _ in 0..10 {
+        buses.push(trial.bus().await);
+    }
     for publisher in 0..PUBLISHERS {
-        let bus = trial.bus().await;
+        let bus = buses[publisher as usize % buses.len()].clone();
         publishers.spawn(async move {
             let order = publisher.to_string();
             let publisher = bus.publisher::<OrderPlaced>().unwrap();

@@ -64,27 +64,22 @@ pub(in crate::contract) async fn e9_live_groups_share_and_askers_learn_that_nobo
             Heard::Messages(_)
         ));
     }
+    let number = |message: &Message| -> usize {
+        String::from_utf8_lossy(&message.body.to_bytes().unwrap())
+            .parse()
+            .unwrap()
+    };
+    // Who gets how many is the engine's choice, and it may give them in parts.
     for member in &mut members[..2] {
         let mut out = Vec::new();
-        assert!(
-            matches!(member.receive(1_000, &mut out).await, Heard::Messages(_)),
-            "a member was given nothing"
-        );
-        let number = |message: &Message| {
-            String::from_utf8_lossy(&message.body.to_bytes().unwrap())
-                .parse()
-                .unwrap()
-        };
+        while let Ok(heard) = tokio::time::timeout(MOMENT, member.receive(1_000, &mut out)).await {
+            assert!(matches!(heard, Heard::Messages(_)), "{heard:?}");
+        }
+        assert!(!out.is_empty(), "a member was given nothing");
         got.push(out.iter().map(number).collect());
     }
-    assert_eq!(alone.len(), 100);
     assert!(got.iter().all(|numbers| numbers.is_sorted()));
-    let shares: Vec<usize> = got.iter().map(Vec::len).collect();
-    assert_eq!(
-        shares,
-        [50, 50],
-        "they take turns, whichever way a message comes"
-    );
+    assert!(alone.iter().map(number).eq(0..100), "in order, each once");
     let mut all: Vec<usize> = got.concat();
     all.sort_unstable();
     assert_eq!(
