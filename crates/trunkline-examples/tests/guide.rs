@@ -158,7 +158,7 @@ fn part_of(file: &str, part: &str) -> String {
 }
 
 /// What is run below.
-const RUN: [&str; 8] = [
+const RUN: [&str; 9] = [
     "guide/configured.toml",
     "guide/http_door.sh",
     "src/bin/axum_server.rs",
@@ -167,6 +167,7 @@ const RUN: [&str; 8] = [
     "src/bin/first_event.rs",
     "src/bin/own_layers.rs",
     "src/bin/receivers.rs",
+    "src/bin/topology.rs",
 ];
 
 #[test]
@@ -199,6 +200,17 @@ fn receivers_and_replay_give_every_event() {
 fn own_layers_run_around_publishing_and_handling() {
     let lines = output(env!("CARGO_BIN_EXE_own_layers"));
     assert_eq!(lines, ["o-1 of acme", "display handled order.placed: ok"]);
+}
+
+#[test]
+fn a_stream_that_differs_is_refused_planned_and_changed() {
+    let lines = output(env!("CARGO_BIN_EXE_topology"));
+    let expected = [
+        "refused: TL-0305",
+        "EVENTS: max_age: 7d, declared 14d",
+        "1 done, 0 left",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]

@@ -113,7 +113,12 @@ async fn all_handled(bus: &Bus, handle: &ConsumerHandle, member: &Member) -> Res
     let (mut last, mut moved) = (None, Instant::now());
     loop {
         ask.tick().await;
-        let now = standing(&bus.inspect().await?, handle);
+        let now = match bus.inspect().await {
+            Ok(inspection) => standing(&inspection, handle),
+            // A bus that is away for a moment is asked again; one that stays away stands still.
+            Err(error) if error.retryable() => last,
+            Err(error) => return Err(error),
+        };
         if let Some((stored, backlog)) = now
             && stored >= member.expect
             && backlog.pending == 0
