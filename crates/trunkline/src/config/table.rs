@@ -111,7 +111,12 @@ pub(super) const BUS: &[Row<Config>] = &[
         default: "[]",
         doc: "Envelopes from before CloudEvents that are read as well, in this order: \"metadata-payload\", \"flat-data\", \"tagged\" and \"message-fields\". Without one of them such a message is no event.",
         secret: false,
-        write: |config, raw| set(&mut config.legacy, raw.texts().and_then(legacy)),
+        write: |config, raw| {
+            set(
+                &mut config.legacy,
+                raw.texts().and_then(|names| legacy(&names)),
+            )
+        },
         read: |config| Some(list(&config.legacy, |form| text(&form.to_string()))),
     },
     Row {
@@ -420,7 +425,7 @@ fn replicas(raw: &Raw) -> Result<usize, Fault> {
     }
 }
 
-fn legacy(names: Vec<String>) -> Result<Vec<Legacy>, Fault> {
+fn legacy(names: &[String]) -> Result<Vec<Legacy>, Fault> {
     let read = |name: &String| {
         name.parse().map_err(|_| {
             let known: Vec<_> = Legacy::ALL.map(|(name, _)| quoted(name)).into();
