@@ -31,6 +31,8 @@ pub struct Figures {
     pub ns_per_event: f64,
     /// CPU time of the whole process, producers and consumers, per event.
     pub cpu_ns_per_event: f64,
+    /// That of the server which works for this side alone, where there is one.
+    pub server_cpu_ns_per_event: Option<f64>,
     pub p50_ns: Option<u64>,
     pub p99_ns: Option<u64>,
     /// Of a process that did nothing but one such round.
@@ -43,6 +45,7 @@ pub struct Figures {
 struct Round {
     events_per_s: f64,
     cpu_ns_per_event: f64,
+    server_cpu_ns_per_event: Option<f64>,
     p50_ns: Option<u64>,
     p99_ns: Option<u64>,
     others_share: Option<f64>,
@@ -110,14 +113,17 @@ fn one_round(contender: &Contender, quick: bool) -> Result<Round> {
     let others = Others::watch();
     let mut side = (contender.build)()?;
     side.round((events / WARM_UP_PART).max(1), &mut Stopwatch::default())?;
-    let mut watch = Stopwatch::default();
+    let mut watch = Stopwatch::with_server(side.server());
     side.round(events, &mut watch)?;
     Ok(Round {
         events_per_s: events as f64 / watch.wall().as_secs_f64(),
         cpu_ns_per_event: watch.cpu().as_nanos() as f64 / events as f64,
+        server_cpu_ns_per_event: watch
+            .server_cpu()
+            .map(|cpu| cpu.as_nanos() as f64 / events as f64),
         p50_ns: watch.percentile_ns(50),
         p99_ns: watch.percentile_ns(99),
-        others_share: others.share(),
+        others_share: others.share(side.server()),
     })
 }
 
@@ -139,6 +145,7 @@ fn figures(side: &Turns<'_>, quick: bool, peak_memory_bytes: Option<u64>) -> Fig
         values.get(values.len() / 2).copied()
     };
     let cpu = sorted(rounds.iter().map(|round| round.cpu_ns_per_event));
+    let server_cpu = sorted(rounds.iter().filter_map(|round| round.server_cpu_ns_per_event));
     Figures {
         label: side.contender.label,
         rounds: rounds.len(),
@@ -147,6 +154,7 @@ fn figures(side: &Turns<'_>, quick: bool, peak_memory_bytes: Option<u64>) -> Fig
         spread: (rates[rates.len() - 1] - rates[0]) / middle,
         ns_per_event: 1e9 / middle,
         cpu_ns_per_event: cpu[cpu.len() / 2],
+        server_cpu_ns_per_event: server_cpu.get(server_cpu.len() / 2).copied(),
         p50_ns: latency(|round| round.p50_ns),
         p99_ns: latency(|round| round.p99_ns),
         peak_memory_bytes,

@@ -23,6 +23,17 @@ pub fn peak_memory_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// CPU time that a process has used, in steps of 10 ms.
+pub fn cpu_time_of(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may have spaces; user and system time are the twelfth and
+    // thirteenth word after it.
+    let (_, words) = stat.rsplit_once(')')?;
+    let ticks = |word: &str| word.parse::<u32>().ok();
+    let mut words = words.split_whitespace().skip(11);
+    Some(TICK * (ticks(words.next()?)? + ticks(words.next()?)?))
+}
+
 /// Watches how much of the machine other processes use.
 pub struct Others {
     began: Instant,
@@ -39,14 +50,17 @@ impl Others {
         }
     }
 
-    /// The share of all cores that others used since the watch began, 0 to 1. Over a few ticks the
+    /// The share of all cores that others used since the watch began, 0 to 1. A `server` that was
+    /// started since then is none of them. Over a few ticks the
     /// kernel's rounding would be most of the answer, so there is none.
-    pub fn share(&self) -> Option<f64> {
+    pub fn share(&self, server: Option<u32>) -> Option<f64> {
         if self.began.elapsed() < TICK * 10 {
             return None;
         }
         let busy = busy_time()?.checked_sub(self.busy?)?;
-        let others = busy.saturating_sub(cpu_time().saturating_sub(self.ours));
+        let server = server.and_then(cpu_time_of).unwrap_or_default();
+        let ours = cpu_time().saturating_sub(self.ours) + server;
+        let others = busy.saturating_sub(ours);
         let capacity = self.began.elapsed().as_secs_f64() * cores() as f64;
         Some(others.as_secs_f64() / capacity)
     }

@@ -1,12 +1,13 @@
 //! Trunkline beside its rivals, in one process run.
 //!
 //! Read in this order: [`pair`] says what is compared, [`pairs`] lists it, [`rivals`] and [`ours`]
-//! are the two sides ([`remote`] has both of its own), [`alternate`] is the method, [`report`] the output. Progress goes to standard
+//! are the two sides ([`remote`] and [`nats`] have both of their own), [`alternate`] is the method, [`report`] the output. Progress goes to standard
 //! error, data to standard output.
 
 mod pair;
 mod pairs;
 
+mod nats;
 mod ours;
 mod remote;
 mod rivals;

@@ -42,6 +42,12 @@ pub trait Side {
     ///
     /// When an event was lost or the side broke: such a run has no figures.
     fn round(&mut self, events: u64, watch: &mut Stopwatch) -> Result<()>;
+
+    /// The process id of the server that works for this side alone, if one does: its CPU time is
+    /// part of what the side costs.
+    fn server(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl<F: FnMut(u64, &mut Stopwatch) -> Result<()>> Side for F {
@@ -61,6 +67,8 @@ pub enum Target {
     NsPerEvent(f64),
     /// Round trips, whatever the baseline does.
     Latency { p50_ns: u64, p99_ns: u64 },
+    /// Latencies, as multiples of the baseline's.
+    LatencyRatio { p50: f64, p99: f64 },
     /// None: the row tells what something costs.
     NotSet,
 }

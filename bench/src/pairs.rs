@@ -1,5 +1,6 @@
 //! The list of comparisons. A round is sized to take a few tenths of a second.
 
+use crate::nats;
 use crate::ours;
 use crate::pair::{Contender, Pair, Target};
 use crate::remote;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Pair> {
     pairs.extend(Flavour::ALL.map(json_struct));
     pairs.extend(route());
     pairs.extend(remote::pairs());
+    pairs.extend(nats::pairs());
     pairs
 }
 

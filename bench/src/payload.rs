@@ -94,15 +94,50 @@ impl Order {
     }
 }
 
+/// An [`Order`] that nothing stores.
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.seen", ephemeral)]
+pub struct Glimpse {
+    #[serde(flatten)]
+    pub order: Order,
+}
+
+impl Glimpse {
+    pub fn sample() -> Self {
+        Self {
+            order: Order::sample(),
+        }
+    }
+}
+
+/// About 256 bytes of JSON that is due at a time of its own.
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.due")]
+pub struct Due {
+    pub sequence: u64,
+    pub filler: String,
+}
+
+impl Due {
+    pub fn new(sequence: u64) -> Self {
+        Self {
+            sequence,
+            filler: "x".repeat(220),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Order, SmallOrder, Tick};
+    use super::{Due, Order, SmallOrder, Tick};
 
     #[test]
     fn payloads_have_the_size_that_the_report_states() {
         assert_eq!(size_of::<Tick>(), 256);
         let json = serde_json::to_vec(&Order::sample()).unwrap();
         assert!((250..=262).contains(&json.len()), "{} bytes", json.len());
+        let due = serde_json::to_vec(&Due::new(10_000)).unwrap();
+        assert!((250..=262).contains(&due.len()), "{} bytes", due.len());
         assert_eq!(serde_json::to_vec(&SmallOrder::sample()).unwrap().len(), 28);
     }
 }

@@ -82,6 +82,13 @@ fn verdict(target: Target, baseline: &Figures, ours: &Figures) -> Option<Verdict
         Target::Ahead if equal => return Some(Verdict::Equal),
         Target::Ahead => ratio > 1.0,
         Target::NsPerEvent(most) => ours.ns_per_event <= most,
+        Target::LatencyRatio { p50, p99 } => {
+            let within = |ours: Option<u64>, baseline: Option<u64>, most: f64| {
+                ours.zip(baseline)
+                    .is_some_and(|(ours, baseline)| ours as f64 <= baseline as f64 * most)
+            };
+            within(ours.p50_ns, baseline.p50_ns, p50) && within(ours.p99_ns, baseline.p99_ns, p99)
+        }
         Target::Latency { p50_ns, p99_ns } => {
             ours.p50_ns.is_some_and(|ns| ns <= p50_ns) && ours.p99_ns.is_some_and(|ns| ns <= p99_ns)
         }
@@ -99,6 +106,7 @@ impl fmt::Display for Target {
             Self::Ratio(least) => write!(f, "≥ {least}×"),
             Self::Ahead => f.write_str("ahead"),
             Self::NsPerEvent(most) => write!(f, "≤ {most} ns"),
+            Self::LatencyRatio { p50, p99 } => write!(f, "p50 ≤ {p50}×, p99 ≤ {p99}×"),
             Self::NotSet => f.write_str("none set"),
             Self::Latency { p50_ns, p99_ns } => write!(f, "p50 ≤ {p50_ns} ns, p99 ≤ {p99_ns} ns"),
         }
@@ -112,13 +120,14 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{:<46} {:<21} {:>9} {:>7} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7} {:>6}  target",
+            "{:<46} {:<21} {:>9} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}  target",
             "",
             "median of rounds",
             "M/s",
             "spread",
             "ns/event",
             "CPU ns/ev",
+            "server",
             "p50 ns",
             "p99 ns",
             "peak MiB",
@@ -185,12 +194,15 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, figures: &Figures) -> fmt::Resul
         .map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0));
     write!(
         f,
-        "{name:<46} {:<21} {:>9.3} {:>6.0}% {:>9.1} {:>9.1} {:>7} {:>7} {peak:>8} {others:>7}",
+        "{name:<46} {:<21} {:>9.3} {:>6.0}% {:>9.1} {:>9.1} {:>9} {:>8} {:>8} {peak:>8} {others:>7}",
         figures.label,
         figures.events_per_s / 1e6,
         figures.spread * 100.0,
         figures.ns_per_event,
         figures.cpu_ns_per_event,
+        figures
+            .server_cpu_ns_per_event
+            .map_or_else(|| "-".to_owned(), |ns| format!("{ns:.1}")),
         whole(figures.p50_ns),
         whole(figures.p99_ns),
     )

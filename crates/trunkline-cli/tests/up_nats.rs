@@ -1,7 +1,4 @@
 //! `up --nats`: the built command and a real nats-server.
-//!
-//! A build without the engine on NATS ends with TL-0007 once the server runs, and has to clean up
-//! all the same; where a test needs a bus that runs, [`Outcome`] says which of the two it is.
 #![cfg(unix)]
 // Helpers of tests are tests to a reader, though not to clippy.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -77,14 +74,7 @@ fn command(folder: &Folder, arguments: &[&str]) -> Command {
     command
 }
 
-/// What became of it.
-enum Outcome {
-    /// It serves, and said so.
-    Serves(Serving),
-    /// This build has no engine for it.
-    NoEngine,
-}
-
+/// One that serves, and said so.
 struct Serving {
     child: Child,
     /// The line for programs.
@@ -107,31 +97,15 @@ impl Serving {
     }
 }
 
-fn start(mut command: Command) -> Outcome {
+fn start(mut command: Command) -> Serving {
     let mut child = command.spawn().unwrap();
     let out = Lines::of(child.stdout.take().unwrap());
     let err = Lines::of(child.stderr.take().unwrap());
-    let (out, first) = in_time(move || {
-        let first = out.first();
-        (out, first)
-    });
-    match first {
-        Some(line) => {
-            drop(out);
-            let line = serde_json::from_str(&line).unwrap();
-            Outcome::Serves(Serving { child, line, err })
-        }
-        None => {
-            let status = in_time(move || child.wait().unwrap());
-            let ended = Ended {
-                code: status.code().unwrap(),
-                stdout: String::new(),
-                stderr: err.rest().join("\n"),
-            };
-            ended.with(2).says(&["TL-0007", "nats"]);
-            Outcome::NoEngine
-        }
-    }
+    let Some(line) = in_time(move || out.first()) else {
+        panic!("it did not start: {}", err.rest().join("\n"));
+    };
+    let line = serde_json::from_str(&line).unwrap();
+    Serving { child, line, err }
 }
 
 fn lives(pid: u32) -> bool {
@@ -210,22 +184,18 @@ fn its_options_need_it() {
 #[test]
 fn the_server_ends_well_with_it() {
     let folder = Folder::new("ends");
-    match start(command(&folder, &["--nats-port", "0"])) {
-        Outcome::NoEngine => {}
-        Outcome::Serves(up) => {
-            let binary = obtain().unwrap();
-            let store = folder.store().canonicalize().unwrap();
-            assert_eq!(up.line["nats"]["version"], binary.version.to_string());
-            assert_eq!(up.line["nats"]["store_dir"], store.to_str().unwrap());
-            let port = up.port();
-            assert!(accepts(port));
-            signal(up.child.id(), "TERM");
-            let (code, stderr) = up.ended();
-            assert_eq!(code, 0, "{stderr}");
-            for part in ["nats-server", &format!("127.0.0.1:{port}"), "stopped"] {
-                assert!(stderr.contains(part), "{part} in {stderr}");
-            }
-        }
+    let up = start(command(&folder, &["--nats-port", "0"]));
+    let binary = obtain().unwrap();
+    let store = folder.store().canonicalize().unwrap();
+    assert_eq!(up.line["nats"]["version"], binary.version.to_string());
+    assert_eq!(up.line["nats"]["store_dir"], store.to_str().unwrap());
+    let port = up.port();
+    assert!(accepts(port));
+    signal(up.child.id(), "TERM");
+    let (code, stderr) = up.ended();
+    assert_eq!(code, 0, "{stderr}");
+    for part in ["nats-server", &format!("127.0.0.1:{port}"), "stopped"] {
+        assert!(stderr.contains(part), "{part} in {stderr}");
     }
     let log = folder.log();
     assert!(log.contains("Server Exiting"), "{log}");
@@ -236,9 +206,7 @@ fn the_server_ends_well_with_it() {
 #[test]
 fn a_server_that_is_killed_runs_again_at_the_same_address() {
     let folder = Folder::new("again");
-    let Outcome::Serves(up) = start(command(&folder, &["--nats-port", "0"])) else {
-        return;
-    };
+    let up = start(command(&folder, &["--nats-port", "0"]));
     let port = up.port();
     let pid = folder.writers()[0];
     signal(pid, "KILL");
@@ -259,9 +227,7 @@ fn a_server_that_does_not_come_back_ends_it() {
     let program = once(&folder.0);
     let mut command = command(&folder, &["--nats-port", "0"]);
     command.env(VARIABLE, program);
-    let Outcome::Serves(up) = start(command) else {
-        return;
-    };
+    let up = start(command);
     signal(folder.writers()[0], "KILL");
     let (code, stderr) = up.ended();
     assert_eq!(code, 4, "{stderr}");
@@ -289,9 +255,7 @@ fn once(folder: &Path) -> PathBuf {
 #[test]
 fn a_server_goes_with_it_when_it_is_killed() {
     let folder = Folder::new("killed");
-    let Outcome::Serves(mut up) = start(command(&folder, &["--nats-port", "0"])) else {
-        return;
-    };
+    let mut up = start(command(&folder, &["--nats-port", "0"]));
     let pid = folder.writers()[0];
     up.child.kill().unwrap();
     up.child.wait().unwrap();

@@ -104,8 +104,8 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         K::Conflict | K::StaleLease | K::BehindFailed | K::InUse | K::Drift | K::Overlap => {
             StatusCode::CONFLICT
         }
-        K::StreamFull => StatusCode::TOO_MANY_REQUESTS,
-        K::Closed | K::Disconnected | K::TimedOut | K::DrainIncomplete => {
+        K::StreamFull | K::OverQuota => StatusCode::TOO_MANY_REQUESTS,
+        K::Closed | K::Disconnected | K::TimedOut | K::UnknownHost | K::DrainIncomplete => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         K::Unsupported => StatusCode::NOT_IMPLEMENTED,

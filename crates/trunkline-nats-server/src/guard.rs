@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::error::{Error, ErrorKind};
 
@@ -100,6 +100,21 @@ impl Guarded {
                 ErrorKind::Ended,
                 format!("nats-server {pid} does not run any more; restart it first"),
             )),
+        }
+    }
+
+    /// Stops it, and returns when the last of its threads has stopped: until then it may answer.
+    pub(crate) fn pause(&mut self) -> Result<(), Error> {
+        self.signal(Signal::STOP)?;
+        let pid = self.pid();
+        let failed = |error| Error::io(format_args!("pausing nats-server {pid}"), error);
+        let stopped_or_ended =
+            WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            Some(id) => waitid(WaitId::Pid(id), stopped_or_ended)
+                .map(drop)
+                .map_err(failed),
+            None => Ok(()),
         }
     }
 

@@ -197,12 +197,12 @@ impl NatsServer {
         self.process.kill()
     }
 
-    /// Freezes it with SIGSTOP: connections stay, nothing is answered.
+    /// Freezes it with SIGSTOP, and returns when it is frozen: connections stay, nothing is answered.
     ///
     /// # Errors
     /// [`ErrorKind::Ended`] when it does not run.
     pub fn pause(&mut self) -> Result<(), Error> {
-        self.process.signal(Signal::STOP)
+        self.process.pause()
     }
 
     /// Lets a paused server go on.

@@ -1,0 +1,244 @@
+//! async-nats by hand, as its own examples use it, with JSON encoded by serde.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::stream;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use super::schedule::Schedule;
+use super::{Site, WINDOW};
+use crate::countdown::Countdown;
+use crate::pair::{Result, expect_count};
+use crate::payload::{Due, Order};
+use crate::stopwatch::Stopwatch;
+
+const SUBJECT: &str = "raw.order";
+const STREAM: &str = "RAW";
+/// As many as the client's own default of a pull.
+const PULL: usize = 1_000;
+
+async fn connect(url: &str) -> Result<Client> {
+    Ok(async_nats::connect(url).await?)
+}
+
+/// A stream as Trunkline makes one, so that the server has the same to do.
+async fn stored(client: &Client) -> Result<(Context, stream::Stream)> {
+    let context = async_nats::jetstream::new(client.clone());
+    let stream = context
+        .get_or_create_stream(stream::Config {
+            name: STREAM.to_owned(),
+            subjects: vec![SUBJECT.to_owned()],
+            max_age: Duration::from_secs(7 * 24 * 3_600),
+            duplicate_window: Duration::from_secs(120),
+            allow_direct: true,
+            ..stream::Config::default()
+        })
+        .await?;
+    Ok((context, stream))
+}
+
+fn json(event: &impl Serialize) -> Result<Bytes> {
+    Ok(serde_json::to_vec(event)?.into())
+}
+
+/// One publish after the other; the clock stops when the server has answered a last one.
+pub(super) fn core_publish(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
+    let url = site.url.clone();
+    let (client, mut answers) = site.run(async move {
+        let client = connect(&url).await?;
+        let answers = client.subscribe("raw.echo").await?;
+        client.flush().await?;
+        Ok((client, answers))
+    })?;
+    watch.time(|| {
+        site.run(async move {
+            for _ in 0..events {
+                client.publish(SUBJECT, json(&Order::sample())?).await?;
+            }
+            client.publish("raw.echo", Bytes::new()).await?;
+            answers.next().await.ok_or("the connection ended")?;
+            Ok(())
+        })
+    })
+}
+
+/// Two connections, one decoding what the other encodes.
+pub(super) fn core_subscribe(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
+    let url = site.url.clone();
+    let (publisher, mut orders) = site.run(async move {
+        let subscriber = connect(&url).await?;
+        let orders = subscriber.subscribe(SUBJECT).await?;
+        subscriber.flush().await?;
+        Ok((connect(&url).await?, orders))
+    })?;
+    let seen = Arc::new(AtomicU64::new(0));
+    let handled = watch.time(|| {
+        site.run(async move {
+            let counting = Arc::clone(&seen);
+            let reader = tokio::spawn(async move {
+                for count in 1..=events {
+                    let message = orders.next().await.ok_or("the connection ended")?;
+                    black_box(serde_json::from_slice::<Order>(&message.payload)?);
+                    counting.store(count, Ordering::Relaxed);
+                }
+                Result::Ok(events)
+            });
+            for sent in 0..events {
+                while sent - seen.load(Ordering::Relaxed) >= WINDOW {
+                    tokio::task::yield_now().await;
+                }
+                publisher.publish(SUBJECT, json(&Order::sample())?).await?;
+            }
+            publisher.flush().await?;
+            reader.await?
+        })
+    })?;
+    expect_count(handled, events)
+}
+
+/// Publishes with at most `depth` acknowledgements outstanding; each is awaited in its turn.
+pub(super) fn durable(
+    depth: usize,
+) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
+    move |site, events, watch| {
+        let url = site.url.clone();
+        let context = site.run(async move { Ok(stored(&connect(&url).await?).await?.0) })?;
+        let took_ns = watch.time(|| site.run(async move { fill(&context, events, depth).await }))?;
+        if depth == 1 {
+            watch.latencies(took_ns);
+        }
+        Ok(())
+    }
+}
+
+/// Gives how long each publish took where there is but one at a time.
+async fn fill(context: &Context, events: u64, depth: usize) -> Result<Vec<u64>> {
+    let mut outstanding = VecDeque::with_capacity(depth);
+    let mut took_ns = Vec::new();
+    for _ in 0..events {
+        let began = Instant::now();
+        let sent = context.publish(SUBJECT, json(&Order::sample())?).await?;
+        if depth == 1 {
+            sent.await?;
+            took_ns.push(u64::try_from(began.elapsed().as_nanos())?);
+            continue;
+        }
+        outstanding.push_back(sent);
+        if outstanding.len() == depth
+            && let Some(oldest) = outstanding.pop_front()
+        {
+            oldest.await?;
+        }
+    }
+    for sent in outstanding {
+        sent.await?;
+    }
+    Ok(took_ns)
+}
+
+/// A durable pull consumer on a stream that was filled before.
+pub(super) fn consume(
+    concurrency: usize,
+) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
+    move |site, events, watch| {
+        let url = site.url.clone();
+        let consumer = site.run(async move {
+            let client = connect(&url).await?;
+            let (context, mut stream) = stored(&client).await?;
+            let first = stream.info().await?.state.last_sequence + 1;
+            fill(&context, events, 1_024).await?;
+            pulled(&stream, first).await
+        })?;
+        watch.time(|| {
+            site.run(async move {
+                let countdown = Countdown::default();
+                countdown.expect(events);
+                let messages = consumer
+                    .stream()
+                    .max_messages_per_batch(PULL)
+                    .messages()
+                    .await?
+                    .map_err(Box::<dyn std::error::Error + Send + Sync>::from);
+                let handled = messages.take(usize::try_from(events)?).try_for_each_concurrent(
+                    concurrency,
+                    |message| {
+                        let countdown = countdown.clone();
+                        async move {
+                            let order: Order = serde_json::from_slice(&message.payload)?;
+                            black_box((&order.order_id, order.total_cents));
+                            countdown.handled();
+                            message.ack().await
+                        }
+                    },
+                );
+                handled.await?;
+                expect_count(countdown.remaining(), 0)
+            })
+        })
+    }
+}
+
+async fn pulled(stream: &stream::Stream, first: u64) -> Result<PullConsumer> {
+    let config = pull::Config {
+        durable_name: Some(format!("bench-{first}")),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(30),
+        max_ack_pending: 10_000,
+        deliver_policy: async_nats::jetstream::consumer::DeliverPolicy::ByStartSequence {
+            start_sequence: first,
+        },
+        filter_subject: SUBJECT.to_owned(),
+        ..pull::Config::default()
+    };
+    Ok(stream.create_consumer(config).await?)
+}
+
+/// Events that are due `per_s` times a second, published by tasks, handled and acknowledged.
+pub(super) fn latency(
+    per_s: u64,
+) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
+    move |site, events, watch| {
+        let url = site.url.clone();
+        let (context, consumer) = site.run(async move {
+            let (context, mut stream) = stored(&connect(&url).await?).await?;
+            let first = stream.info().await?.state.last_sequence + 1;
+            // Where the events are handled has a connection of its own, as another program would.
+            let (_, stream) = stored(&connect(&url).await?).await?;
+            Ok((context, pulled(&stream, first).await?))
+        })?;
+        let schedule = Schedule::new(events, per_s);
+        let handling = schedule.clone();
+        let handler = site.programs.spawn(async move {
+            let mut messages = consumer.messages().await?;
+            while let Some(message) = messages.try_next().await? {
+                handling.handled(&serde_json::from_slice::<Due>(&message.payload)?);
+                message.ack().await?;
+            }
+            Result::Ok(())
+        });
+        watch.time(|| {
+            let _runtime = site.programs.enter();
+            schedule.each(|sequence| {
+                let context = context.clone();
+                tokio::spawn(async move {
+                    let sent = context.publish(SUBJECT, json(&Due::new(sequence))?).await?;
+                    sent.await?;
+                    Result::Ok(())
+                });
+            });
+            site.programs.block_on(schedule.done());
+        });
+        handler.abort();
+        watch.latencies(schedule.latencies_ns());
+        Ok(())
+    }
+}
