@@ -145,7 +145,11 @@ fn figures(side: &Turns<'_>, quick: bool, peak_memory_bytes: Option<u64>) -> Fig
         values.get(values.len() / 2).copied()
     };
     let cpu = sorted(rounds.iter().map(|round| round.cpu_ns_per_event));
-    let server_cpu = sorted(rounds.iter().filter_map(|round| round.server_cpu_ns_per_event));
+    let server_cpu = sorted(
+        rounds
+            .iter()
+            .filter_map(|round| round.server_cpu_ns_per_event),
+    );
     Figures {
         label: side.contender.label,
         rounds: rounds.len(),

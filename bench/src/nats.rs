@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use tokio::runtime::Runtime;
 use trunkline_nats_server::{Binary, NatsServer, ServerOptions, obtain};
 
+use self::raw::Publishing;
 use crate::pair::{Contender, Pair, Result, Side, Target};
 use crate::runtime::Flavour;
 use crate::stopwatch::Stopwatch;
@@ -62,7 +63,7 @@ fn durable() -> Vec<Pair> {
         payload: ORDER,
         durability: WRITTEN,
         window: "that many acknowledgements; ours as many tasks of one publish each",
-        baseline: raw(Sync::Server, events, raw::durable(depth)),
+        baseline: raw(Sync::Server, events, raw::durable(bare(depth))),
         ours: Some(ours(Sync::Server, events, ours::durable(depth))),
         target,
     };
@@ -75,20 +76,43 @@ fn durable() -> Vec<Pair> {
             payload: ORDER,
             durability: WRITTEN,
             window: "1024 acknowledgements; ours one batch of 1000",
-            baseline: raw(Sync::Server, 200_000, raw::durable(1_024)),
+            baseline: raw(Sync::Server, 200_000, raw::durable(bare(1_024))),
             ours: Some(ours(Sync::Server, 200_000, ours::batches)),
             target: Target::Ratio(1.3),
+        },
+        Pair {
+            name: "nats durable publish, 1024 in flight, both with envelope and id".to_owned(),
+            payload: ORDER,
+            durability: WRITTEN,
+            window: "1024 acknowledgements; ours 1024 tasks of one publish each",
+            baseline: raw(
+                Sync::Server,
+                200_000,
+                raw::durable(Publishing {
+                    depth: 1_024,
+                    enveloped: true,
+                }),
+            ),
+            ours: Some(ours(Sync::Server, 200_000, ours::durable(1_024))),
+            target: Target::NotSet,
         },
         Pair {
             name: "nats durable publish, synced, 1024 in flight".to_owned(),
             payload: ORDER,
             durability: SYNCED,
             window: "1024 acknowledgements; ours 1024 tasks of one publish each",
-            baseline: raw(Sync::Always, 3_000, raw::durable(1_024)),
+            baseline: raw(Sync::Always, 3_000, raw::durable(bare(1_024))),
             ours: Some(ours(Sync::Always, 50_000, ours::durable(1_024))),
             target: Target::Ratio(10.0),
         },
     ]
+}
+
+fn bare(depth: usize) -> Publishing {
+    Publishing {
+        depth,
+        enveloped: false,
+    }
 }
 
 fn consume(concurrency: usize) -> Pair {

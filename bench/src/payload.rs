@@ -98,14 +98,31 @@ impl Order {
 #[derive(Clone, Debug, Event, Serialize, Deserialize)]
 #[event(type = "order.seen", ephemeral)]
 pub struct Glimpse {
-    #[serde(flatten)]
-    pub order: Order,
+    pub order_id: String,
+    pub customer_id: String,
+    pub placed_at: String,
+    pub currency: String,
+    pub total_cents: u64,
+    pub lines: Vec<OrderLine>,
 }
 
 impl Glimpse {
     pub fn sample() -> Self {
+        let Order {
+            order_id,
+            customer_id,
+            placed_at,
+            currency,
+            total_cents,
+            lines,
+        } = Order::sample();
         Self {
-            order: Order::sample(),
+            order_id,
+            customer_id,
+            placed_at,
+            currency,
+            total_cents,
+            lines,
         }
     }
 }

@@ -23,6 +23,7 @@ async fn connect(url: &str) -> Result<Bus> {
     Ok(Bus::connect(url)
         .event::<Order>()
         .event::<Due>()
+        .event::<Glimpse>()
         .listener_capacity(2 * usize::try_from(WINDOW)?)
         .await?)
 }

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::Context;
+use async_nats::jetstream::context::{Context, PublishAckFuture};
 use async_nats::jetstream::stream;
+use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
+use trunkline::EventId;
+use trunkline::core::{Clock, SystemClock};
 
 use super::schedule::Schedule;
 use super::{Site, WINDOW};
@@ -105,15 +108,63 @@ pub(super) fn core_subscribe(site: &Site, events: u64, watch: &mut Stopwatch) ->
     expect_count(handled, events)
 }
 
-/// Publishes with at most `depth` acknowledgements outstanding; each is awaited in its turn.
+/// What is written by hand where others are to read it, and a repeat is to be recognised.
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'a str,
+    id: &'a str,
+    source: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    time: String,
+    correlationid: &'a str,
+    dataversion: u32,
+    data: Order,
+}
+
+/// A publish and its window.
+#[derive(Clone, Copy)]
+pub(super) struct Publishing {
+    /// Acknowledgements outstanding at most.
+    pub(super) depth: usize,
+    /// Whether events have an envelope and an id that the server remembers.
+    pub(super) enveloped: bool,
+}
+
+impl Publishing {
+    async fn send(self, context: &Context) -> Result<PublishAckFuture> {
+        if !self.enveloped {
+            return Ok(context.publish(SUBJECT, json(&Order::sample())?).await?);
+        }
+        let now = SystemClock.now();
+        let id = EventId::generate(now).to_string();
+        let body = json(&CloudEvent {
+            specversion: "1.0",
+            id: &id,
+            source: "/bench",
+            kind: "order.placed",
+            time: now.to_string(),
+            correlationid: &id,
+            dataversion: 1,
+            data: Order::sample(),
+        })?;
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        headers.insert("content-type", "application/cloudevents+json");
+        let sent = context.publish_with_headers(SUBJECT, headers, body);
+        Ok(sent.await?)
+    }
+}
+
+/// Publishes with at most so many acknowledgements outstanding; each is awaited in its turn.
 pub(super) fn durable(
-    depth: usize,
+    how: Publishing,
 ) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
     move |site, events, watch| {
         let url = site.url.clone();
         let context = site.run(async move { Ok(stored(&connect(&url).await?).await?.0) })?;
-        let took_ns = watch.time(|| site.run(async move { fill(&context, events, depth).await }))?;
-        if depth == 1 {
+        let took_ns = watch.time(|| site.run(async move { fill(&context, events, how).await }))?;
+        if how.depth == 1 {
             watch.latencies(took_ns);
         }
         Ok(())
@@ -121,12 +172,13 @@ pub(super) fn durable(
 }
 
 /// Gives how long each publish took where there is but one at a time.
-async fn fill(context: &Context, events: u64, depth: usize) -> Result<Vec<u64>> {
+async fn fill(context: &Context, events: u64, how: Publishing) -> Result<Vec<u64>> {
+    let depth = how.depth;
     let mut outstanding = VecDeque::with_capacity(depth);
     let mut took_ns = Vec::new();
     for _ in 0..events {
         let began = Instant::now();
-        let sent = context.publish(SUBJECT, json(&Order::sample())?).await?;
+        let sent = how.send(context).await?;
         if depth == 1 {
             sent.await?;
             took_ns.push(u64::try_from(began.elapsed().as_nanos())?);
@@ -155,7 +207,11 @@ pub(super) fn consume(
             let client = connect(&url).await?;
             let (context, mut stream) = stored(&client).await?;
             let first = stream.info().await?.state.last_sequence + 1;
-            fill(&context, events, 1_024).await?;
+            let how = Publishing {
+                depth: 1_024,
+                enveloped: false,
+            };
+            fill(&context, events, how).await?;
             pulled(&stream, first).await
         })?;
         watch.time(|| {
@@ -168,9 +224,9 @@ pub(super) fn consume(
                     .messages()
                     .await?
                     .map_err(Box::<dyn std::error::Error + Send + Sync>::from);
-                let handled = messages.take(usize::try_from(events)?).try_for_each_concurrent(
-                    concurrency,
-                    |message| {
+                let handled = messages
+                    .take(usize::try_from(events)?)
+                    .try_for_each_concurrent(concurrency, |message| {
                         let countdown = countdown.clone();
                         async move {
                             let order: Order = serde_json::from_slice(&message.payload)?;
@@ -178,8 +234,7 @@ pub(super) fn consume(
                             countdown.handled();
                             message.ack().await
                         }
-                    },
-                );
+                    });
                 handled.await?;
                 expect_count(countdown.remaining(), 0)
             })

@@ -57,6 +57,9 @@ enum Answers {
     Many(mpsc::UnboundedSender<Result<Message, Lost>>),
 }
 
+/// Instead of its number, when there is nothing to forget any more.
+const ANSWERED: u64 = 0;
+
 /// A question that was numbered; dropping it forgets it.
 pub(crate) struct Asked<A> {
     number: u64,
@@ -260,7 +263,10 @@ impl Asked<One> {
             Err(_) => Err(Lost::TimedOut),
             // Nothing drops a slot without a word but the end of everything.
             Ok(Err(_)) => Err(Lost::Interrupted),
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                self.number = ANSWERED;
+                answer
+            }
         }
     }
 }
@@ -278,6 +284,8 @@ impl Asked<Many> {
 
 impl<A> Drop for Asked<A> {
     fn drop(&mut self) {
-        self.asks.0.waiting.lock().remove(&self.number);
+        if self.number != ANSWERED {
+            self.asks.0.waiting.lock().remove(&self.number);
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use trunkline_core::engine::{Admitted, Batch, Boxed, Heard, Link, Listener, Live, Message, Route};
@@ -130,6 +130,9 @@ impl Route for NatsRoute {
     }
 }
 
+/// Messages that are handed to a listener at once, at most.
+const TOGETHER: usize = 256;
+
 /// What a listener has not received yet. The newest `capacity` are kept.
 pub(crate) struct Ring {
     state: Mutex<RingState>,
@@ -148,13 +151,15 @@ struct RingState {
 }
 
 impl Ring {
-    fn push(&self, message: Message) {
+    fn push(&self, messages: &mut Vec<Message>) {
         let mut state = self.state.lock();
-        if state.waiting.len() >= self.capacity {
-            state.waiting.pop_front();
-            state.lost += 1;
+        for message in messages.drain(..) {
+            if state.waiting.len() >= self.capacity {
+                state.waiting.pop_front();
+                state.lost += 1;
+            }
+            state.waiting.push_back(message);
         }
-        state.waiting.push_back(message);
         drop(state);
         self.filled.notify_one();
     }
@@ -265,7 +270,22 @@ async fn read(subscribers: Vec<Subscriber>, filters: Vec<Filter>, inbox: String,
         .enumerate()
         .map(|(index, subscriber)| subscriber.map(move |message| (index, message)))
         .collect();
-    while let Some((index, message)) = all.next().await {
+    // What has come already is handed over together: to wake a listener is dearer than to fill its
+    // ring.
+    let mut come = Vec::with_capacity(TOGETHER);
+    loop {
+        let next = match all.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                if !come.is_empty() {
+                    ring.push(&mut come);
+                }
+                all.next().await
+            }
+        };
+        let Some((index, message)) = next else {
+            break;
+        };
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             ring.nobody();
             continue;
@@ -283,8 +303,12 @@ async fn read(subscribers: Vec<Subscriber>, filters: Vec<Filter>, inbox: String,
         {
             continue;
         }
-        ring.push(heard(message, subject));
+        come.push(heard(message, subject));
+        if come.len() == TOGETHER {
+            ring.push(&mut come);
+        }
     }
+    ring.push(&mut come);
 }
 
 fn is_internal(subject: &str, inbox: &str) -> bool {

@@ -23,14 +23,16 @@ pub(crate) fn to_nats(headers: &Headers) -> HeaderMap {
     map
 }
 
-/// Headers of a stored event: those of its message, and that it is structured if it is.
-pub(crate) fn to_stored(headers: &Headers, body: &Body) -> HeaderMap {
-    let mut map = to_nats(headers);
-    let unsaid = headers.get(CONTENT_TYPE).is_none() && !wire::is_binary(headers);
-    if matches!(body, Body::Event(_)) && unsaid {
-        map.insert(CONTENT_TYPE, wire::STRUCTURED);
-    }
-    map
+/// Whether a stored event is structured, and its headers do not say so.
+pub(crate) fn is_structured(headers: &Headers, body: &Body) -> bool {
+    matches!(body, Body::Event(_))
+        && headers.get(CONTENT_TYPE).is_none()
+        && !wire::is_binary(headers)
+}
+
+/// Adds that an event is structured.
+pub(crate) fn say_structured(map: &mut HeaderMap) {
+    map.insert(HeaderName::from_static(CONTENT_TYPE), wire::STRUCTURED);
 }
 
 /// The publisher's headers: without the server's and the client's own, and without saying that a

@@ -21,14 +21,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
-use trunkline_core::engine::{Admission, Append, AppendMode, Batch, Expect, Limits, Outcome};
+use trunkline_core::engine::{Admission, Append, AppendMode, Batch, Expect, Limits, Outcome, Seq};
 use trunkline_core::wire::ContentMode;
-use trunkline_core::{Error, ErrorKind, EventId, Filter, Name, Result};
+use trunkline_core::{Error, ErrorKind, EventId, Filter, Headers, Name, Result};
 
 use crate::message;
 use crate::topology::spec::stream_spec;
@@ -87,7 +88,9 @@ struct Item {
 /// An event that the stream would take, encoded.
 struct Checked {
     subject: async_nats::Subject,
-    headers: HeaderMap,
+    headers: Headers,
+    /// Whether its headers are to say that it is structured.
+    structured: bool,
     body: Bytes,
     key: Option<SmolStr>,
     id: Option<EventId>,
@@ -116,6 +119,21 @@ impl Item {
 
     fn settle(&self, outcome: Outcome) {
         self.slots.settle(self.place, outcome);
+    }
+
+    /// It is stored there. What an attempt without an answer had stored is no duplicate.
+    fn stored(&self, seq: Seq, duplicate: bool) {
+        let duplicate = duplicate && !self.tried;
+        self.settle(Outcome::Stored { seq, duplicate });
+    }
+
+    /// By when an attempt that ends then is over: without an id an event cannot be sent twice, so that
+    /// its one answer is waited for.
+    fn attempt(&self, ends: Instant) -> Instant {
+        match &self.event.id {
+            Some(_) => self.deadline.min(ends),
+            None => self.deadline,
+        }
     }
 }
 
@@ -163,23 +181,37 @@ impl Target {
                 ),
             ));
         }
-        let mut headers = message::to_stored(&headers, &append.body);
-        if let Some(id) = &append.id {
-            headers.insert("Nats-Msg-Id", message_id(id));
-        }
-        match append.expect {
-            Expect::Any => {}
-            Expect::Absent => headers.insert(EXPECT_LAST, "0"),
-            Expect::Last(seq) => headers.insert(EXPECT_LAST, seq.to_string()),
-        }
         Ok(Checked {
             subject: async_nats::Subject::from(append.subject.as_str()),
+            structured: message::is_structured(&headers, &append.body),
             headers,
             body,
             key: append.key,
             id: append.id,
             expect: append.expect,
         })
+    }
+}
+
+impl Checked {
+    /// Its headers as they are sent: made when they are, because the client takes them, and copies of
+    /// a map are dearer than a new one.
+    fn to_nats(&self) -> HeaderMap {
+        let mut headers = message::to_nats(&self.headers);
+        if self.structured {
+            message::say_structured(&mut headers);
+        }
+        if let Some(id) = &self.id {
+            headers.insert(NATS_MESSAGE_ID, message_id(id));
+        }
+        match self.expect {
+            Expect::Any => {}
+            Expect::Absent => headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0"),
+            Expect::Last(seq) => {
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, seq.to_string());
+            }
+        }
+        headers
     }
 }
 
@@ -192,9 +224,6 @@ fn message_id(id: &EventId) -> String {
         false => text.replace(char::is_whitespace, "%20"),
     }
 }
-
-/// What the last event of the subject must be.
-const EXPECT_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 
 impl Publishers {
     pub(crate) fn new(wire: Arc<Wire>, limits: Limits) -> Self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Message;
+use async_nats::header::NATS_EXPECTED_STREAM;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
@@ -217,11 +218,11 @@ impl Flight {
         let subject = items[items.len() - 1].event.subject.clone();
         let asked = self.wire.asks.one(subject);
         for (index, item) in items.iter().enumerate() {
-            let mut headers = item.event.headers.clone();
+            let mut headers = item.event.to_nats();
             headers.insert("Nats-Batch-Id", batch.as_str());
             headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
             if index == 0 {
-                headers.insert("Nats-Expected-Stream", self.target.stream.as_str());
+                headers.insert(NATS_EXPECTED_STREAM, self.target.stream.as_str());
             }
             let (subject, body) = (item.event.subject.clone(), item.event.body.clone());
             let sent = if index + 1 == items.len() {
@@ -288,14 +289,39 @@ impl Flight {
                 };
                 now.push(item);
             }
-            // Sent in order, one after the other; then their answers are waited for together.
+            // Sent in order, one after the other. Their answers come in about that order too, so that
+            // each is waited for in its turn, and who hears that it is stored need not wait for the
+            // others. What is in trouble is looked after when all have had their turn.
             let mut sent = Vec::with_capacity(now.len());
             for item in &now {
                 sent.push(self.send(item).await);
             }
-            let answered = now.iter_mut().zip(sent);
-            let outcomes = join_all(answered.map(|(item, sent)| self.one(item, sent))).await;
-            for (item, outcome) in now.into_iter().zip(outcomes) {
+            let attempt = Instant::now() + ATTEMPT;
+            let mut troubled = Vec::new();
+            for (item, sent) in now.into_iter().zip(sent) {
+                let answer = match sent {
+                    Ok(asked) => self.answer(asked, item.attempt(attempt)).await,
+                    Err(outcome) => {
+                        failed.extend(item.event.key.clone());
+                        item.settle(outcome);
+                        continue;
+                    }
+                };
+                match answer {
+                    Ok(Ack {
+                        error: None,
+                        seq,
+                        duplicate,
+                        ..
+                    }) => item.stored(seq, duplicate),
+                    answer => troubled.push((item, answer)),
+                }
+            }
+            let outcomes = troubled.iter_mut().map(|(item, answer)| {
+                self.again(item, std::mem::replace(answer, Err(Lost::TimedOut)))
+            });
+            let outcomes = join_all(outcomes).await;
+            for ((item, _), outcome) in troubled.into_iter().zip(outcomes) {
                 if !matches!(outcome, Outcome::Stored { .. }) {
                     failed.extend(item.event.key.clone());
                 }
@@ -326,8 +352,8 @@ impl Flight {
         self.wire.denied.check_send(&event.subject).map_err(ended)?;
         let asked = self.wire.asks.one(event.subject.clone());
         let (subject, body) = (event.subject.clone(), Bytes::clone(&event.body));
-        let mut headers = event.headers.clone();
-        headers.insert("Nats-Expected-Stream", self.target.stream.as_str());
+        let mut headers = event.to_nats();
+        headers.insert(NATS_EXPECTED_STREAM, self.target.stream.as_str());
         let sent = asked.send(&self.wire, subject, headers, body, *deadline);
         match sent.await {
             Ok(()) => Ok(asked),
@@ -335,30 +361,27 @@ impl Flight {
         }
     }
 
-    /// What becomes of an event that was sent: it is sent again for as long as that may help.
-    async fn one(&self, item: &mut Item, sent: Result<Asked<One>, Outcome>) -> Outcome {
+    /// What becomes of an event that was not simply stored, by what was answered first: it is sent
+    /// again for as long as that may help.
+    async fn again(&self, item: &mut Item, answer: Result<Ack, Lost>) -> Outcome {
         let deadline = item.deadline;
         let ended = |tried: bool, error: Error| match tried {
             false => Outcome::Refused(error),
             true => Outcome::Unknown(error),
         };
-        let mut sent = Some(sent);
+        let mut first = Some(answer);
         loop {
-            let asked = match sent.take() {
-                Some(sent) => sent,
-                None => self.send(item).await,
-            };
-            let asked = match asked {
-                Ok(asked) => asked,
-                Err(outcome) => return outcome,
+            let answer = match first.take() {
+                Some(answer) => answer,
+                None => match self.send(item).await {
+                    Ok(asked) => {
+                        let attempt = item.attempt(Instant::now() + ATTEMPT);
+                        self.answer(asked, attempt).await
+                    }
+                    Err(outcome) => return outcome,
+                },
             };
             let Item { event, tried, .. } = &mut *item;
-            // Without an id an event cannot be sent twice, so that its one answer is waited for.
-            let attempt = match &event.id {
-                Some(_) => deadline.min(Instant::now() + ATTEMPT),
-                None => deadline,
-            };
-            let answer = self.answer(asked, attempt).await;
             let waits = Instant::now() + PAUSE < deadline;
             match answer {
                 Ok(Ack {
