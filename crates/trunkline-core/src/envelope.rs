@@ -234,35 +234,28 @@ impl Envelope {
     /// Sets `time`.
     #[must_use]
     pub fn with_time(mut self, time: Timestamp) -> Self {
-        self.time = Some(time);
-        self.forget_unread("time");
+        self.set_time(time);
         self
     }
 
     /// Sets `dataversion`.
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
-        self.version = Some(version);
-        self.forget_unread("dataversion");
+        self.set_version(version);
         self
     }
 
     /// Sets `partitionkey`.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<SmolStr>) -> Self {
-        self.key = Some(key.into());
+        self.set_key(key.into());
         self
     }
 
     /// Sets `correlationid`; the event's own id marks a root event.
     #[must_use]
     pub fn with_correlation(mut self, id: EventId) -> Self {
-        self.correlation = if id == self.id {
-            Correlation::Own
-        } else {
-            Correlation::Other(id)
-        };
-        self.forget_unread("correlationid");
+        self.set_correlation(id);
         self
     }
 
@@ -277,48 +270,42 @@ impl Envelope {
     /// Sets `causationid`.
     #[must_use]
     pub fn with_causation(mut self, id: EventId) -> Self {
-        self.forget_unread("causationid");
-        self.rare_mut().causation = Some(id);
+        self.set_causation(id);
         self
     }
 
     /// Sets `subject`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_subject(mut self, subject: impl Into<SmolStr>) -> Self {
-        self.rare_mut().subject =
-            Some(subject.into()).filter(|subject: &SmolStr| !subject.is_empty());
-        self.forget_rare();
+        self.set_subject(subject.into());
         self
     }
 
     /// Sets `datacontenttype`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_content_type(mut self, content_type: impl Into<SmolStr>) -> Self {
-        self.rare_mut().content_type =
-            Some(content_type.into()).filter(|content_type: &SmolStr| !content_type.is_empty());
-        self.forget_rare();
+        self.set_content_type(content_type.into());
         self
     }
 
     /// Sets `dataschema`; an empty one is none, because CloudEvents forbids it.
     #[must_use]
     pub fn with_schema(mut self, schema: impl Into<SmolStr>) -> Self {
-        self.rare_mut().schema = Some(schema.into()).filter(|schema: &SmolStr| !schema.is_empty());
-        self.forget_rare();
+        self.set_schema(schema.into());
         self
     }
 
     /// Sets `traceparent`.
     #[must_use]
     pub fn with_traceparent(mut self, traceparent: impl Into<SmolStr>) -> Self {
-        self.rare_mut().traceparent = Some(traceparent.into());
+        self.set_traceparent(traceparent.into());
         self
     }
 
     /// Sets `tracestate`.
     #[must_use]
     pub fn with_tracestate(mut self, tracestate: impl Into<SmolStr>) -> Self {
-        self.rare_mut().tracestate = Some(tracestate.into());
+        self.set_tracestate(tracestate.into());
         self
     }
 
@@ -357,6 +344,61 @@ impl Envelope {
     pub fn with_data(mut self, data: Data) -> Self {
         self.data = data;
         self
+    }
+
+    // In place, for whoever reads an event attribute by attribute: each of the moves that the
+    // public setters make is of the whole event.
+
+    pub(crate) fn set_time(&mut self, time: Timestamp) {
+        self.time = Some(time);
+        self.forget_unread("time");
+    }
+
+    pub(crate) fn set_version(&mut self, version: u32) {
+        self.version = Some(version);
+        self.forget_unread("dataversion");
+    }
+
+    pub(crate) fn set_key(&mut self, key: SmolStr) {
+        self.key = Some(key);
+    }
+
+    pub(crate) fn set_correlation(&mut self, id: EventId) {
+        self.correlation = if id == self.id {
+            Correlation::Own
+        } else {
+            Correlation::Other(id)
+        };
+        self.forget_unread("correlationid");
+    }
+
+    pub(crate) fn set_causation(&mut self, id: EventId) {
+        self.forget_unread("causationid");
+        self.rare_mut().causation = Some(id);
+    }
+
+    pub(crate) fn set_subject(&mut self, subject: SmolStr) {
+        self.rare_mut().subject = Some(subject).filter(|subject| !subject.is_empty());
+        self.forget_rare();
+    }
+
+    pub(crate) fn set_content_type(&mut self, content_type: SmolStr) {
+        self.rare_mut().content_type =
+            Some(content_type).filter(|content_type| !content_type.is_empty());
+        self.forget_rare();
+    }
+
+    pub(crate) fn set_schema(&mut self, schema: SmolStr) {
+        self.rare_mut().schema = Some(schema).filter(|schema| !schema.is_empty());
+        self.forget_rare();
+    }
+
+    pub(crate) fn set_traceparent(&mut self, traceparent: SmolStr) {
+        self.rare_mut().traceparent = Some(traceparent);
+    }
+
+    pub(crate) fn set_tracestate(&mut self, tracestate: SmolStr) {
+        self.rare_mut().tracestate = Some(tracestate);
     }
 
     pub(crate) fn insert_extension(&mut self, name: SmolStr, value: Attribute) {

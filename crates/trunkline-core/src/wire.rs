@@ -179,8 +179,8 @@ fn is_json(content_type: Option<&str>) -> bool {
     let Some(content_type) = content_type else {
         return true;
     };
-    let essence = essence(content_type).to_ascii_lowercase();
-    essence.ends_with("/json") || essence.ends_with("+json")
+    let end = essence(content_type).as_bytes().last_chunk::<5>();
+    end.is_some_and(|end| end.eq_ignore_ascii_case(b"/json") || end.eq_ignore_ascii_case(b"+json"))
 }
 
 /// Whether bytes of this media type are UTF-8: no charset says otherwise.

@@ -4,6 +4,7 @@
 //! as well: a number and a slot for each, nothing that stays behind when an answer never comes, and
 //! an end at once when the connection is lost or the question was not permitted.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -63,7 +64,6 @@ const ANSWERED: u64 = 0;
 /// A question that was numbered; dropping it forgets it.
 pub(crate) struct Asked<A> {
     number: u64,
-    pub(crate) reply: Subject,
     pub(crate) answers: A,
     asks: Asks,
 }
@@ -197,7 +197,6 @@ impl Asks {
         self.0.waiting.lock().insert(number, waiting);
         Asked {
             number,
-            reply: Subject::from(format!("{}.{number}", self.0.inbox)),
             answers,
             asks: self.clone(),
         }
@@ -207,7 +206,7 @@ impl Asks {
     pub(crate) async fn echo(&self, wire: &Wire, deadline: Instant) -> Result<(), Lost> {
         self.hears()?;
         let asked = self.one(Subject::from_static(""));
-        let sending = wire.client.publish(asked.reply.clone(), Bytes::new());
+        let sending = wire.client.publish(asked.reply(), Bytes::new());
         wire.hand_over(deadline, sending)
             .await
             .map_err(Lost::NotSent)?;
@@ -229,6 +228,17 @@ impl Answers {
 }
 
 impl<A> Asked<A> {
+    /// Where the answer goes, in as many bytes as that takes: a buffer with room to spare would need
+    /// a second allocation to be shared.
+    fn reply(&self) -> Subject {
+        let inbox = &self.asks.0.inbox;
+        let digits = self.number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let mut reply = String::with_capacity(inbox.len() + 1 + digits);
+        // Writing to a string never fails.
+        let _ = write!(reply, "{inbox}.{}", self.number);
+        Subject::from(reply)
+    }
+
     /// Sends the question.
     pub(crate) async fn send(
         &self,
@@ -239,7 +249,7 @@ impl<A> Asked<A> {
         deadline: Instant,
     ) -> Result<(), Lost> {
         self.asks.hears()?;
-        let (client, reply) = (&wire.client, self.reply.clone());
+        let (client, reply) = (&wire.client, self.reply());
         let sending = async {
             match headers.is_empty() {
                 true => client.publish_with_reply(subject, reply, body).await,

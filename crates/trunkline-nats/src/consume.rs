@@ -1,14 +1,16 @@
 //! Shared durable consumers: pull consumers of the server.
 
+mod leases;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subject};
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use trunkline_core::engine::{
 };
 use trunkline_core::{Error, ErrorKind, Result};
 
+pub(crate) use self::leases::Leases;
 use crate::NatsEngine;
 use crate::api::{ConsumerInfo, code, lost};
 use crate::asks::Lost;
@@ -37,76 +40,6 @@ const BATCH: usize = 1_000;
 const MAX_BYTES: usize = 8 << 20;
 /// How often a consumer is looked at for what retention took.
 const LOOK: Duration = Duration::from_secs(1);
-/// The part of the ack wait by which a lease is taken to end early, so that nobody settles what the
-/// server gives to another at that moment: a 20th, and at least this.
-const MARGIN: Duration = Duration::from_millis(50);
-
-/// What is under a lease of one consumer in this process: whoever opened it may settle it.
-pub(crate) struct Leases {
-    ack_wait: Duration,
-    next: Mutex<u64>,
-    open: Mutex<FxHashMap<Token, Lease>>,
-}
-
-struct Lease {
-    reply: Subject,
-    until: Instant,
-}
-
-impl Leases {
-    /// A lease that began when the delivery came; none if it is over, and the event another's.
-    fn add(&self, seq: Seq, reply: Subject, came: Instant) -> Option<Token> {
-        let until = self.until(came);
-        if until <= Instant::now() {
-            return None;
-        }
-        let lease = {
-            let mut next = self.next.lock();
-            *next += 1;
-            *next
-        };
-        let token = Token { seq, lease };
-        let mut open = self.open.lock();
-        if open.len() >= 16_384 && lease % 4_096 == 0 {
-            // What was never settled is somebody else's by now.
-            let now = Instant::now();
-            open.retain(|_, lease| lease.until > now);
-        }
-        open.insert(token, Lease { reply, until });
-        Some(token)
-    }
-
-    fn until(&self, from: Instant) -> Instant {
-        let margin = (self.ack_wait / 20).max(MARGIN).min(self.ack_wait / 2);
-        from + self.ack_wait - margin
-    }
-
-    /// Where a delivery is settled, if its lease holds; a lease that goes on is renewed.
-    fn reply(&self, token: Token, settle: Settle) -> Result<Subject> {
-        let mut open = self.open.lock();
-        let stale = |what: &str| {
-            Error::new(
-                ErrorKind::StaleLease,
-                format!("the delivery of event {} {what}", token.seq),
-            )
-        };
-        let Some(lease) = open.get_mut(&token) else {
-            return Err(stale("was settled already, or is not of this process"));
-        };
-        if lease.until <= Instant::now() {
-            open.remove(&token);
-            return Err(stale("outlived its lease"));
-        }
-        if settle == Settle::Extend {
-            lease.until = self.until(Instant::now());
-        }
-        Ok(lease.reply.clone())
-    }
-
-    fn close(&self, token: Token) {
-        self.open.lock().remove(&token);
-    }
-}
 
 impl Consume for NatsEngine {
     fn open<'a>(&'a self, consumer: &'a ConsumerRef) -> Boxed<'a, Result<Membership>> {
@@ -160,11 +93,7 @@ impl NatsEngine {
         {
             return known;
         }
-        let leases = Arc::new(Leases {
-            ack_wait,
-            next: Mutex::new(0),
-            open: Mutex::default(),
-        });
+        let leases = Arc::new(Leases::new(ack_wait));
         all.insert(consumer.clone(), Arc::downgrade(&leases));
         leases
     }
@@ -314,10 +243,12 @@ impl Seat {
     }
 
     /// Hands a delivery over and says how many bytes it has; none if its lease is over.
-    fn deliver(&self, came: Came, out: &mut Vec<Delivery>) -> Option<usize> {
-        let Came(message, came) = came;
+    fn deliver(&self, came: Came, now: Instant, out: &mut Vec<Delivery>) -> Option<usize> {
+        let Came(mut message, came) = came;
         let place = Place::of(&message)?;
-        let token = self.leases.add(place.seq, message.reply.clone()?, came)?;
+        let token = self
+            .leases
+            .add(place.seq, message.reply.take()?, came, now)?;
         let event = message::delivered(message, &place);
         let bytes = event.body.rough_bytes() + event.headers.bytes();
         out.push(Delivery {
@@ -481,12 +412,13 @@ impl Feed for NatsFeed {
                     }
                     continue;
                 }
+                let now = Instant::now();
                 let (mut count, mut bytes, mut jumped) = (0, 0, false);
                 while count < wanted
                     && (bytes < credit.bytes || count == 0)
                     && let Some(came) = taken.ready.pop_front()
                 {
-                    let Some(size) = seat.deliver(came, out) else {
+                    let Some(size) = seat.deliver(came, now, out) else {
                         continue;
                     };
                     bytes += size;
@@ -548,12 +480,13 @@ impl Settler for NatsSettler {
             self.wire.check_connected()?;
             let deadline = self.wire.request_deadline();
             // Twice in one batch is twice: the second one is stale.
-            let mut seen = FxHashMap::default();
+            let alone = batch.len() == 1;
+            let mut seen = FxHashSet::default();
             let mut results = Vec::with_capacity(batch.len());
             let mut asked = Vec::new();
             for (place, (token, settle)) in batch.into_iter().enumerate() {
                 let ends = settle != Settle::Extend;
-                let again = ends && seen.insert(token, ()).is_some();
+                let again = ends && !alone && !seen.insert(token);
                 let reply = match again {
                     true => Err(Error::new(
                         ErrorKind::StaleLease,

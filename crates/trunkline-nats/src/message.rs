@@ -101,16 +101,14 @@ impl Place {
 
     fn read(reply: &str) -> Option<Self> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
-        let skip = match rest.split('.').count() {
+        let dots = rest.bytes().filter(|byte| *byte == b'.').count();
+        let skip = match dots + 1 {
             7 => 2,
             9.. => 4,
             _ => return None,
         };
-        let mut numbers = rest
-            .split('.')
-            .skip(skip)
-            .map(|token| token.parse::<u64>().ok());
-        let mut number = || numbers.next().flatten();
+        let mut tokens = rest.split('.').skip(skip);
+        let mut number = || tokens.next()?.parse::<u64>().ok();
         Some(Self {
             delivered: u32::try_from(number()?).unwrap_or(u32::MAX),
             seq: number()?,

@@ -25,7 +25,7 @@ use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Admission, Append, AppendMode, Batch, Expect, Limits, Outcome, Seq};
 use trunkline_core::wire::ContentMode;
@@ -77,7 +77,8 @@ enum Unit {
 
 /// An event on its way.
 struct Item {
-    event: Checked,
+    // Boxed, because an item goes through several queues, and these grow.
+    event: Box<Checked>,
     deadline: Instant,
     place: usize,
     slots: Arc<Slots>,
@@ -160,7 +161,7 @@ impl Target {
     }
 
     /// Encodes what the stream would take, and refuses the rest, which then harms nobody.
-    fn check(&self, append: Append) -> Result<Checked> {
+    fn check(&self, append: Append) -> Result<Box<Checked>> {
         if !self.stores(&append) {
             return Err(Error::new(
                 ErrorKind::NotStored,
@@ -181,7 +182,7 @@ impl Target {
                 ),
             ));
         }
-        Ok(Checked {
+        Ok(Box::new(Checked {
             subject: async_nats::Subject::from(append.subject.as_str()),
             structured: message::is_structured(&headers, &append.body),
             headers,
@@ -189,7 +190,7 @@ impl Target {
             key: append.key,
             id: append.id,
             expect: append.expect,
-        })
+        }))
     }
 }
 
@@ -357,14 +358,20 @@ impl Publisher {
         bytes: usize,
         deadline: Instant,
     ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let permits = |semaphore: &Arc<Semaphore>, wanted: usize, all: usize| {
-            let wanted = u32::try_from(wanted.clamp(1, all)).unwrap_or(u32::MAX);
-            Arc::clone(semaphore).acquire_many_owned(wanted)
-        };
+        let wanted = |wanted: usize, all| u32::try_from(wanted.clamp(1, all)).unwrap_or(u32::MAX);
+        let items = wanted(count, WINDOW);
+        let kib = wanted(bytes.div_ceil(1_024), WINDOW_KIB);
+        // Mostly there is room, and then no timer is needed. Nobody who waits is overtaken: what is
+        // given back goes to them first.
+        if let Ok(items) = Arc::clone(&self.items).try_acquire_many_owned(items)
+            && let Ok(kib) = Arc::clone(&self.kib).try_acquire_many_owned(kib)
+        {
+            return Ok((items, kib));
+        }
         let both = async {
-            let items = permits(&self.items, count, WINDOW).await;
-            let kib = permits(&self.kib, bytes.div_ceil(1_024), WINDOW_KIB).await;
-            items.and_then(|items| Ok((items, kib?)))
+            let items = Arc::clone(&self.items).acquire_many_owned(items).await?;
+            let kib = Arc::clone(&self.kib).acquire_many_owned(kib).await?;
+            Ok::<_, AcquireError>((items, kib))
         };
         match timeout_at(deadline, both).await {
             Ok(Ok(permits)) => Ok(permits),
@@ -382,7 +389,7 @@ impl Publisher {
 
     fn queue(
         &self,
-        checked: Vec<Result<Checked>>,
+        checked: Vec<Result<Box<Checked>>>,
         mode: AppendMode,
         deadline: Instant,
         slots: &Arc<Slots>,

@@ -1,10 +1,12 @@
 //! The connection: how it is made, whether it stands, and what was refused on it.
 
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -155,7 +157,13 @@ impl Wire {
         deadline: Instant,
         handing: impl Future<Output = Result<T, E>>,
     ) -> Result<T> {
-        match timeout_at(deadline, handing).await {
+        // Mostly there is room, and then no timer is needed.
+        let mut handing = pin!(handing);
+        let handed = match handing.as_mut().now_or_never() {
+            Some(handed) => Ok(handed),
+            None => timeout_at(deadline, handing).await,
+        };
+        match handed {
             Ok(Ok(taken)) => Ok(taken),
             Ok(Err(_)) | Err(_) if self.is_closed() => Err(closed()),
             Ok(Err(error)) => Err(self.disconnected(&chain(&error))),

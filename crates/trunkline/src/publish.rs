@@ -245,9 +245,12 @@ pub(crate) fn check_headers(headers: &Headers) -> Result<()> {
     }
 }
 
-fn encode<E: Event>(value: &(dyn std::any::Any + Send + Sync)) -> Result<Vec<u8>, Cause> {
+fn encode<E: Event>(
+    value: &(dyn std::any::Any + Send + Sync),
+    out: &mut Vec<u8>,
+) -> Result<(), Cause> {
     match value.downcast_ref::<E>() {
-        Some(event) => serde_json::to_vec(event).map_err(Into::into),
+        Some(event) => serde_json::to_writer(out, event).map_err(Into::into),
         None => Err("the shared value has another type".into()), // `SharedValue::new` pairs the two.
     }
 }

@@ -88,8 +88,8 @@ pub struct ValueType {
     encode: Encode,
 }
 
-/// Writes a value as one JSON value.
-type Encode = fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>, Cause>;
+/// Writes a value as one JSON value behind what is there.
+type Encode = fn(&(dyn Any + Send + Sync), &mut Vec<u8>) -> Result<(), Cause>;
 
 impl ValueType {
     /// The type `T`, whose values `encode` writes.
@@ -118,14 +118,23 @@ impl SharedValue {
     /// # Errors
     /// [`ErrorKind::Encode`] when its serializer fails.
     pub fn encode(&self) -> Result<JsonText> {
-        let bytes = (self.value_type.encode)(self.value.as_ref()).map_err(|cause| {
+        let mut bytes = Vec::with_capacity(256);
+        self.encode_into(&mut bytes)?;
+        Ok(JsonText(bytes.into()))
+    }
+
+    /// Writes the value as JSON behind what is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encode`] when its serializer fails, which may have written a part.
+    pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<()> {
+        (self.value_type.encode)(self.value.as_ref(), out).map_err(|cause| {
             Error::new(
                 ErrorKind::Encode,
                 format!("a {} cannot be encoded", (self.value_type.name)()),
             )
             .caused_by(cause)
-        })?;
-        Ok(JsonText(bytes.into()))
+        })
     }
 
     /// The size of the value itself, without what it points to.

@@ -25,6 +25,8 @@ enum Id {
 impl EventId {
     /// The most bytes that an id may have.
     pub const MAX_BYTES: usize = 256;
+    /// The bytes of a UUID in canonical form.
+    pub const UUID_BYTES: usize = uuid::fmt::Hyphenated::LENGTH;
 
     /// A new UUIDv7 for an event that happens at `now`.
     pub fn generate(now: Timestamp) -> Self {
@@ -47,6 +49,13 @@ impl EventId {
     /// a control character.
     pub fn new(text: impl AsRef<str>) -> Result<Self> {
         let text = text.as_ref();
+        // A text of this length that is a UUID has hyphens, and is canonical in lower case.
+        if text.len() == Self::UUID_BYTES
+            && !text.bytes().any(|byte| byte.is_ascii_uppercase())
+            && let Ok(uuid) = Uuid::try_parse(text)
+        {
+            return Ok(Self(Id::Uuid(uuid)));
+        }
         if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
             return Err(Error::new(
                 ErrorKind::InvalidEvent,
@@ -56,11 +65,14 @@ impl EventId {
                 ),
             ));
         }
-        let canonical =
-            |uuid: &Uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
-        match Uuid::try_parse(text).ok().filter(canonical) {
-            Some(uuid) => Ok(Self(Id::Uuid(uuid))),
-            None => Ok(Self(Id::Text(SmolStr::new(text)))),
+        Ok(Self(Id::Text(SmolStr::new(text))))
+    }
+
+    /// The id as text, for which a UUID needs room.
+    pub fn text<'a>(&'a self, room: &'a mut [u8; Self::UUID_BYTES]) -> &'a str {
+        match &self.0 {
+            Id::Uuid(uuid) => uuid.hyphenated().encode_lower(room),
+            Id::Text(text) => text,
         }
     }
 }
@@ -94,6 +106,8 @@ mod tests {
     fn a_canonical_uuid_and_its_text_are_the_same_id() {
         let id = EventId::generate(Timestamp::from_nanos(1_700_000_000_000_000_000));
         assert_eq!(EventId::new(id.to_string()).unwrap(), id);
+        let mut room = [0; EventId::UUID_BYTES];
+        assert_eq!(id.text(&mut room), id.to_string());
         let upper = id.to_string().to_uppercase();
         assert_eq!(EventId::new(&upper).unwrap().to_string(), upper);
         assert!(EventId::new("").is_err() && EventId::new("a\nb").is_err());

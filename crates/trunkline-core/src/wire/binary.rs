@@ -83,10 +83,10 @@ pub fn decode<'a>(
         data(content_type.as_deref(), body)?,
     )?;
     if let Some(content_type) = content_type {
-        event = event.with_content_type(content_type);
+        event.set_content_type(content_type);
     }
     for (name, value) in others {
-        event = set(event, name, Attribute::Text(value))?;
+        set(&mut event, &name, &Attribute::Text(value))?;
     }
     few_extensions(event)
 }

@@ -4,6 +4,7 @@
 //! CloudEvent. The data stays the bytes that it was; members that the form has no name for become
 //! attributes, so that nothing is lost.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -108,17 +109,17 @@ pub fn decode(
         .transpose()
 }
 
-type Members<'a> = Vec<(SmolStr, &'a RawValue)>;
+type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 fn object(bytes: &[u8]) -> Option<Members<'_>> {
     let Fields(fields) = serde_json::from_slice(bytes).ok()?;
     Some(fields)
 }
 
-fn member<'a>(members: &[(SmolStr, &'a RawValue)], names: &[&str]) -> Option<&'a RawValue> {
+fn member<'a>(members: &[(Cow<'_, str>, &'a RawValue)], names: &[&str]) -> Option<&'a RawValue> {
     let found = names
         .iter()
-        .find_map(|wanted| members.iter().find(|(name, _)| name == wanted));
+        .find_map(|wanted| members.iter().find(|(name, _)| name == *wanted));
     found.map(|(_, value)| *value)
 }
 
@@ -194,7 +195,7 @@ fn split<'a>(form: Legacy, fields: &Members<'a>, bytes: &'a Bytes) -> Option<Fou
                 return Some(Found {
                     members: known(object(inner.get().as_bytes()).unwrap_or_default()),
                     names,
-                    tag: Some(tag.clone()),
+                    tag: Some(SmolStr::new(tag)),
                     data: Some(inner),
                 });
             }
@@ -271,11 +272,11 @@ impl Found<'_> {
         let mut time = None;
         for (name, value) in &self.members {
             let names = [self.names.id, self.names.event_type, self.names.source];
-            let taken = names.iter().any(|names| names.contains(&name.as_str()));
-            if value.get() == "null" || taken || self.names.inside.contains(&name.as_str()) {
+            let taken = names.iter().any(|names| names.contains(&&**name));
+            if value.get() == "null" || taken || self.names.inside.contains(&&**name) {
                 continue;
             }
-            if self.names.time.contains(&name.as_str()) && time.is_none() {
+            if self.names.time.contains(&&**name) && time.is_none() {
                 time = point(value);
                 if time.is_some() {
                     continue;
@@ -287,7 +288,7 @@ impl Found<'_> {
                     "two members of the message would be attribute `{name}`"
                 )));
             }
-            event = set(event, name, value)?;
+            set(&mut event, &name, &value)?;
         }
         if let Some(time) = time.or(event.time()).or(place.at) {
             event = event.with_time(time);

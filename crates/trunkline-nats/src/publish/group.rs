@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use trunkline_core::engine::Outcome;
@@ -76,7 +77,7 @@ pub(super) async fn run(
 /// What became of a group: which keys it had, and which of them failed.
 pub(super) struct Landed {
     pub(super) keys: Vec<SmolStr>,
-    pub(super) appends: HashSet<usize>,
+    pub(super) appends: FxHashSet<usize>,
     pub(super) failed: HashSet<SmolStr>,
     /// How long it took, and whether as a batch; none if it did not go smoothly.
     pub(super) took: Option<(Shape, bool, Duration)>,
@@ -88,7 +89,7 @@ struct Queue {
     flying: HashSet<SmolStr>,
     /// The appends that have events on their way: those behind them follow when these have landed,
     /// so that a batch is stored in order.
-    flying_appends: HashSet<usize>,
+    flying_appends: FxHashSet<usize>,
 }
 
 impl Queue {
@@ -105,7 +106,7 @@ impl Queue {
         };
         let mut skipped: Vec<Unit> = Vec::new();
         let mut blocked: HashSet<SmolStr> = HashSet::new();
-        let mut blocked_appends: HashSet<usize> = HashSet::new();
+        let mut blocked_appends: FxHashSet<usize> = FxHashSet::default();
         let mut bytes = 0;
         while group.items.len() < GROUP && bytes < GROUP_BYTES && skipped.len() < SKIPPED {
             let Some(unit) = self.waiting.pop_front() else {

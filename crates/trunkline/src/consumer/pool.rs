@@ -39,6 +39,8 @@ impl Common {
 #[derive(Default)]
 struct Inner {
     queue: VecDeque<Turn>,
+    /// The bytes of the events in the queue.
+    queued_bytes: usize,
     /// What each worker is at, by its slot; a free slot holds nothing.
     slots: Vec<Slot>,
     workers: usize,
@@ -80,13 +82,21 @@ impl Pool {
 
     /// Queues turns behind those that wait.
     pub(super) fn push(&mut self, turns: impl Iterator<Item = Turn>) {
-        self.common.inner.lock().queue.extend(turns);
+        let mut inner = self.common.inner.lock();
+        for turn in turns {
+            inner.queued_bytes += turn.event.body.rough_bytes();
+            inner.queue.push_back(turn);
+        }
+        drop(inner);
         self.start();
     }
 
     /// Queues a turn before those that wait.
     pub(super) fn push_front(&mut self, turn: Turn) {
-        self.common.inner.lock().queue.push_front(turn);
+        let mut inner = self.common.inner.lock();
+        inner.queued_bytes += turn.event.body.rough_bytes();
+        inner.queue.push_front(turn);
+        drop(inner);
         self.start();
     }
 
@@ -119,19 +129,14 @@ impl Pool {
     /// How many turns wait, and the bytes of their events.
     pub(super) fn queued(&self) -> (usize, usize) {
         let inner = self.common.inner.lock();
-        (
-            inner.queue.len(),
-            inner
-                .queue
-                .iter()
-                .map(|turn| turn.event.body.rough_bytes())
-                .sum(),
-        )
+        (inner.queue.len(), inner.queued_bytes)
     }
 
     /// Takes every turn that waits.
     pub(super) fn take_queue(&mut self) -> VecDeque<Turn> {
-        std::mem::take(&mut self.common.inner.lock().queue)
+        let mut inner = self.common.inner.lock();
+        inner.queued_bytes = 0;
+        std::mem::take(&mut inner.queue)
     }
 
     /// Takes what has finished since the last call.
@@ -197,6 +202,7 @@ async fn work(common: Arc<Common>, slot: usize) {
                 inner.workers -= 1;
                 return;
             };
+            inner.queued_bytes -= turn.event.body.rough_bytes();
             let taken = (turn.source, turn.event.clone(), turn.failures + 1);
             inner.slots[slot].turn = Some(turn);
             taken
