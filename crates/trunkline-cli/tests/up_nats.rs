@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use serde_json::Value;
 use trunkline_nats_server::{NatsServer, ServerOptions, VARIABLE, obtain};
 
-use support::{Ended, Lines, ends, in_time, run, signal, trunkline};
+use support::{Lines, ends, in_time, run, signal, trunkline};
 
 /// A folder for one test.
 struct Folder(PathBuf);
