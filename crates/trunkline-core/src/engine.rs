@@ -100,6 +100,10 @@ pub struct Fact {
 }
 
 impl Fact {
+    /// The name of the fact that tells what is stored here from what was stored before at the same
+    /// place, and is gone. An engine that cannot tell has none.
+    pub const ID: &'static str = "id";
+
     /// A fact of that name.
     pub fn new(name: impl Into<SmolStr>, value: impl Into<String>) -> Self {
         Self {

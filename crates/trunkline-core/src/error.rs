@@ -298,6 +298,12 @@ codes! {
     Forbidden = "TL-0602", "host or origin refused", retryable: false,
         "The request's Host or Origin is not one that this door was told to serve. This keeps web pages away from a bus on loopback.",
         "Call it by the address that it listens on, or allow the host or origin when starting it.";
+    Damaged = "TL-0701", "stored data is damaged", retryable: false,
+        "Bytes that were stored durably cannot be read as they were written: a file was changed, cut short or removed, or the disk is failing. Nothing is served in their place.",
+        "Check the disk, keep a copy of the directory, and run `trunkline log verify` on it: it says what is lost. Restore the file that the message names from a backup, or see what `trunkline log repair` would do.";
+    StorageFailed = "TL-0702", "the disk failed", retryable: false,
+        "A write or sync failed, after which nobody knows what is on the disk. Everything further is refused, so that nothing is acknowledged that may be lost.",
+        "Check the disk and its free space, then open the directory again: what was acknowledged is there.";
     Internal = "TL-0901", "internal error", retryable: false,
         "Something that should be impossible happened.",
         "Please report it with the message.";

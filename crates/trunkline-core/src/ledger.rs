@@ -9,12 +9,21 @@
 //!
 //! A sequence below `next` that is not pending is settled, or never matched. Only what is
 //! pending takes memory.
+//!
+//! What has to outlive the process is [`Settled`]: leases and delivery counts do not, so that after
+//! [`Ledger::restore`] whatever was lent and not acknowledged is delivered again. What lay above the
+//! floor and is settled is then passed over, as stretches of sequences of which there are never
+//! more than there were events pending.
+
+mod settled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Gap, Seq, Settle, Token};
 use crate::error::{Error, ErrorKind, Result};
+
+pub use settled::Settled;
 
 /// The progress of one shared consumer.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub struct Ledger {
     last_lease: u64,
     lease: Duration,
     lost: u64,
+    /// Stretches above `next` that were settled before a restart.
+    before: Settled,
 }
 
 #[derive(Debug)]
@@ -49,7 +60,59 @@ impl Ledger {
             last_lease: 0,
             lease,
             lost: 0,
+            before: Settled::default(),
         }
+    }
+
+    /// A consumer that had come so far before a restart. What is not settled is looked at again.
+    pub fn restore(settled: Settled, lost: u64, lease: Duration) -> Self {
+        let mut ledger = Self::new(settled.floor.saturating_add(1), lease);
+        ledger.lost = lost;
+        ledger.before = settled;
+        ledger
+    }
+
+    /// What is settled: where a consumer that is restored goes on.
+    pub fn settled(&self) -> Settled {
+        let mut settled = self.before.clone();
+        let mut from = 1;
+        for seq in self.pending.keys() {
+            settled.add(from, seq.saturating_sub(1));
+            from = seq.saturating_add(1);
+        }
+        settled.add(from, self.next.saturating_sub(1));
+        settled
+    }
+
+    /// The longest stretch of settled sequences around one that is settled, for an engine that
+    /// writes down what an acknowledgement has changed: first and last. It begins with 1 when
+    /// everything before it is settled, and goes up to `next`, so that sequences that never matched
+    /// are in it and the stretches of a consumer stay few.
+    pub fn settled_around(&self, seq: Seq) -> Option<(Seq, Seq)> {
+        if seq >= self.next || self.pending.contains_key(&seq) {
+            return self.before.stretch(seq);
+        }
+        let (before, after) = (
+            self.pending.range(..seq).next_back(),
+            self.pending.range(seq..).next(),
+        );
+        Some((
+            before.map_or(1, |(seq, _)| seq.saturating_add(1)),
+            after.map_or(self.next, |(seq, _)| *seq).saturating_sub(1),
+        ))
+    }
+
+    /// If a sequence at or above [`next`](Self::next) was settled before a restart, the first after
+    /// it that was not: [`pass`](Self::pass) goes there.
+    pub fn settled_before(&self, seq: Seq) -> Option<Seq> {
+        let (_, to) = self.before.stretch(seq)?;
+        (seq >= self.next).then_some(to.saturating_add(1))
+    }
+
+    /// Stretches at or above [`next`](Self::next) that were settled before a restart, first and
+    /// last, so that a backlog can be counted without them.
+    pub fn settled_ahead(&self) -> impl Iterator<Item = (Seq, Seq)> {
+        self.before.above()
     }
 
     /// The first sequence not looked at.
@@ -85,12 +148,21 @@ impl Ledger {
     /// Passes over everything below `to`: it does not match.
     pub fn pass(&mut self, to: Seq) {
         self.next = self.next.max(to);
+        while let Some(stretch) = self.before.above.first_entry()
+            && *stretch.key() <= self.next
+        {
+            self.next = self.next.max(stretch.remove().saturating_add(1));
+        }
     }
 
     /// Leases a sequence at or above [`next`](Self::next), which passes it.
     pub fn lend(&mut self, seq: Seq, now: Instant) -> (Token, u32) {
         debug_assert!(seq >= self.next, "a sequence is lent as new only once");
-        self.pass(seq + 1);
+        debug_assert!(
+            self.settled_before(seq).is_none(),
+            "what was settled before a restart is passed over"
+        );
+        self.pass(seq.saturating_add(1));
         self.pending.insert(
             seq,
             Pending {
@@ -208,7 +280,10 @@ impl Ledger {
         for seq in &returned {
             self.pending.remove(seq);
         }
-        let unseen = first.saturating_sub(self.next);
+        let mut unseen = first.saturating_sub(self.next);
+        for (from, to) in self.before.above() {
+            unseen -= first.min(to.saturating_add(1)).saturating_sub(from);
+        }
         let from = returned
             .first()
             .copied()
@@ -231,118 +306,4 @@ fn holds(pending: &BTreeMap<Seq, Pending>, token: Token, end: Instant) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LEASE: Duration = Duration::from_secs(30);
-
-    fn ledger() -> (Ledger, Instant) {
-        (Ledger::new(1, LEASE), Instant::now())
-    }
-
-    #[test]
-    fn the_floor_stays_below_what_is_pending() {
-        let (mut ledger, now) = ledger();
-        let first = ledger.lend(1, now).0;
-        let third = ledger.lend(3, now).0;
-        ledger.settle(third, Settle::Ack, now).unwrap();
-        assert_eq!(
-            (ledger.floor(), ledger.next(), ledger.in_flight()),
-            (0, 4, 1)
-        );
-        ledger.settle(first, Settle::Ack, now).unwrap();
-        assert_eq!(ledger.floor(), 3);
-    }
-
-    #[test]
-    fn a_lease_that_ended_settles_nothing() {
-        let (mut ledger, now) = ledger();
-        let old = ledger.lend(1, now).0;
-        assert_eq!(ledger.expire(now + LEASE), 1);
-        assert_eq!(
-            ledger.settle(old, Settle::Ack, now).unwrap_err().kind(),
-            ErrorKind::StaleLease
-        );
-        let (new, deliveries) = ledger.lend_again(now + LEASE).unwrap();
-        assert_eq!(deliveries, 2);
-        assert_eq!(
-            ledger.settle(old, Settle::Ack, now).unwrap_err().kind(),
-            ErrorKind::StaleLease
-        );
-        ledger.settle(new, Settle::Ack, now).unwrap();
-        assert_eq!(
-            ledger.settle(new, Settle::Ack, now).unwrap_err().kind(),
-            ErrorKind::StaleLease
-        );
-    }
-
-    #[test]
-    fn an_extended_lease_ends_later() {
-        let (mut ledger, now) = ledger();
-        let token = ledger.lend(1, now).0;
-        let later = now + LEASE / 2;
-        ledger.settle(token, Settle::Extend, later).unwrap();
-        assert_eq!(ledger.expire(now + LEASE), 0);
-        assert_eq!(ledger.next_end(), Some(later + LEASE));
-        assert_eq!(ledger.expire(later + LEASE), 1);
-    }
-
-    #[test]
-    fn what_retention_takes_is_told_once_and_leases_are_left_alone() {
-        let (mut ledger, now) = ledger();
-        let leased = ledger.lend(1, now).0;
-        let returned = ledger.lend(2, now).0;
-        ledger.settle(returned, Settle::GiveBack, now).unwrap();
-        assert_eq!(ledger.trim(6), Some(Gap { from: 2, to: 5 }));
-        assert_eq!(ledger.lost_at_most(), 4);
-        assert_eq!(ledger.trim(6), None);
-        ledger.settle(leased, Settle::Ack, now).unwrap();
-        assert_eq!((ledger.floor(), ledger.next()), (5, 6));
-    }
-
-    proptest! {
-        /// Whatever happens in whatever order, an event is settled or pending, never both or
-        /// neither, and one that is never settled keeps coming back.
-        #[test]
-        fn every_event_is_settled_or_comes_back(
-            steps in prop::collection::vec((0u8..6, 0usize..8, 0u64..40), 1..200),
-        ) {
-            let (mut ledger, mut now) = ledger();
-            let mut held: Vec<Token> = Vec::new();
-            let mut acked = BTreeSet::new();
-            let mut lent = 0;
-            for (what, which, seconds) in steps {
-                match what {
-                    0 => {
-                        lent = ledger.next();
-                        held.push(ledger.lend(lent, now).0);
-                    }
-                    1 => held.extend(ledger.lend_again(now).map(|(token, _)| token)),
-                    2 => {
-                        now += Duration::from_secs(seconds);
-                        ledger.expire(now);
-                    }
-                    _ if held.is_empty() => {}
-                    _ => {
-                        let token = held[which % held.len()];
-                        let settle = [Settle::Ack, Settle::GiveBack, Settle::Extend][usize::from(what) % 3];
-                        if ledger.settle(token, settle, now).is_ok() && settle == Settle::Ack {
-                            prop_assert!(acked.insert(token.seq), "{} was settled twice", token.seq);
-                        }
-                    }
-                }
-                prop_assert_eq!(ledger.in_flight() + ledger.returned() + acked.len(), lent as usize);
-                prop_assert!(acked.iter().take_while(|seq| **seq <= ledger.floor()).count() as u64 == ledger.floor());
-            }
-            while ledger.floor() < lent {
-                now += LEASE;
-                ledger.expire(now);
-                while let Some((token, _)) = ledger.lend_again(now) {
-                    ledger.settle(token, Settle::Ack, now).unwrap();
-                }
-            }
-        }
-    }
-}
+mod tests;

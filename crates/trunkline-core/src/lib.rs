@@ -18,7 +18,9 @@ pub mod key;
 pub mod wire;
 
 pub mod engine;
+pub mod keys;
 pub mod ledger;
+pub mod local;
 pub mod plan;
 
 pub use envelope::{Attribute, Data, Envelope, EventId, SharedValue};

@@ -1,6 +1,7 @@
 //! The topology as a pure function: from what a bus declares and what exists to what is to be done.
 
 mod difference;
+pub mod legal;
 mod spec;
 mod steps;
 #[cfg(test)]

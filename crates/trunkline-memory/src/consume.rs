@@ -15,8 +15,9 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::selection::Selection;
 use crate::stream::Stream;
-use crate::waiter::Waiter;
-use crate::{Bus, MemoryEngine, closed, until_closed};
+use crate::{Bus, MemoryEngine, closed};
+use trunkline_core::local::Waiter;
+use trunkline_core::local::until_closed;
 
 /// One shared consumer of a stream.
 pub(crate) struct Consumer {

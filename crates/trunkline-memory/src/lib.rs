@@ -15,7 +15,6 @@ mod selection;
 mod state;
 mod stream;
 mod topology;
-mod waiter;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,11 +28,11 @@ use trunkline_core::engine::{
     State, Topology,
 };
 use trunkline_core::headers::Headers;
+use trunkline_core::local::Listeners;
 use trunkline_core::plan::size_text;
 use trunkline_core::wire::Body;
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result};
 
-use crate::live::Listeners;
 use crate::state::BucketStore;
 use crate::stream::Stream;
 
@@ -119,12 +118,6 @@ fn closed() -> Error {
         ErrorKind::Closed,
         "this connection to the bus is closed; connect again",
     )
-}
-
-/// Waits until the connection is closed.
-async fn until_closed(mut link: watch::Receiver<Link>) {
-    // An error means that the engine is gone, which is as closed as it gets.
-    let _ = link.wait_for(|link| *link == Link::Closed).await;
 }
 
 impl Engine for MemoryEngine {

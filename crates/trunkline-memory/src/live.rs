@@ -1,145 +1,18 @@
-//! Live messages: a ring for each listener, nothing else.
+//! Live messages: the listeners of core, behind a check of what is sent.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-use smallvec::SmallVec;
-use tokio::sync::watch;
-use trunkline_core::engine::{
-    Admitted, Batch, Boxed, Engine, Heard, Link, Listener, Live, Message, Route,
-};
-use trunkline_core::matcher::{Key, Matcher};
-use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
+use trunkline_core::engine::{Admitted, Batch, Boxed, Engine, Listener, Live, Message, Route};
+use trunkline_core::local::Resolved;
+use trunkline_core::{Filter, Name, Result, Subject};
 
-use crate::waiter::Waiter;
-use crate::{Bus, MemoryEngine, until_closed};
+use crate::MemoryEngine;
 
-/// Every listener of a bus.
-#[derive(Default)]
-pub(crate) struct Listeners {
-    matcher: RwLock<Matcher<Arc<Ring>>>,
-    /// The matcher's generation, readable without its lock.
-    generation: AtomicU64,
-    /// Whose turn it is in each group, for as long as it has a member.
-    turns: Mutex<BTreeMap<Name, Weak<AtomicUsize>>>,
-}
-
-/// What one listener has not received yet.
-struct Ring {
-    inner: Mutex<RingInner>,
-    waiter: Waiter,
-    capacity: usize,
-    /// The group that it shares with others, and whose turn it is there.
-    share: Option<(Name, Arc<AtomicUsize>)>,
-    /// Whether one message can match two of its filters.
-    many_filters: bool,
-}
-
-#[derive(Default)]
-struct RingInner {
-    messages: VecDeque<Message>,
-    lost: u64,
-    no_responders: u64,
-}
-
-impl Ring {
-    fn push(&self, message: Message) {
-        let mut inner = self.inner.lock();
-        if inner.messages.len() == self.capacity {
-            inner.messages.pop_front();
-            inner.lost += 1;
-        }
-        inner.messages.push_back(message);
-        drop(inner);
-        self.waiter.wake();
-    }
-}
-
-/// Who gets a message: everyone in `each`, one of each group.
-#[derive(Default)]
-struct Targets {
-    each: SmallVec<[Arc<Ring>; 2]>,
-    groups: Vec<Group>,
-}
-
-struct Group {
-    name: Name,
-    members: Vec<Arc<Ring>>,
-    turn: Arc<AtomicUsize>,
-}
-
-impl Targets {
-    fn add(&mut self, ring: &Arc<Ring>) {
-        let Some((name, turn)) = &ring.share else {
-            if !ring.many_filters || !self.each.iter().any(|other| Arc::ptr_eq(other, ring)) {
-                self.each.push(Arc::clone(ring));
-            }
-            return;
-        };
-        match self.groups.iter_mut().find(|group| group.name == *name) {
-            Some(group) if group.members.iter().any(|other| Arc::ptr_eq(other, ring)) => {}
-            Some(group) => group.members.push(Arc::clone(ring)),
-            None => self.groups.push(Group {
-                name: name.clone(),
-                members: vec![Arc::clone(ring)],
-                turn: Arc::clone(turn),
-            }),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.each.is_empty() && self.groups.is_empty()
-    }
-
-    fn send(&self, message: Message) {
-        for group in &self.groups {
-            let turn = group.turn.fetch_add(1, Ordering::Relaxed);
-            group.members[turn % group.members.len()].push(message.clone());
-        }
-        // The last one takes the message itself, so that a lone listener costs no clone.
-        if let Some((last, others)) = self.each.split_last() {
-            for ring in others {
-                ring.push(message.clone());
-            }
-            last.push(message);
-        }
-    }
-}
-
-impl Listeners {
-    /// Whose turn it is in a group: one counter for all its members, however a message finds them.
-    fn turn(&self, group: &Name) -> Arc<AtomicUsize> {
-        let mut turns = self.turns.lock();
-        if let Some(turn) = turns.get(group).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(group.clone(), Arc::downgrade(&turn));
-        turn
-    }
-
-    fn resolve(&self, subject: &Subject) -> (u64, Targets) {
-        let matcher = self.matcher.read();
-        let mut targets = Targets::default();
-        matcher.each(subject, |ring| targets.add(ring));
-        (matcher.generation(), targets)
-    }
-
-    fn deliver(&self, message: Message, targets: &Targets) {
-        if targets.is_empty() {
-            // The asker is told that nobody answers, as a NATS server would tell it.
-            if let Some(reply) = &message.reply {
-                self.matcher.read().each(reply, |ring| {
-                    ring.inner.lock().no_responders += 1;
-                    ring.waiter.wake();
-                });
-            }
-            return;
-        }
-        targets.send(message);
+impl MemoryEngine {
+    fn admit_live(&self, mut message: Message) -> Result<Message> {
+        let limit = self.limits().max_message;
+        message.body = self.admit(&message.headers, message.body, limit)?;
+        Ok(message)
     }
 }
 
@@ -147,16 +20,11 @@ impl Live for MemoryEngine {
     fn send(&self, batch: Batch<Message>) -> Admitted<'_, ()> {
         let send = || {
             self.check_open()?;
-            let mut admitted: Batch<Message> = Batch::with_capacity(batch.len());
-            for mut message in batch {
-                message.body =
-                    self.admit(&message.headers, message.body, self.limits().max_message)?;
-                admitted.push(message);
-            }
-            for message in admitted {
-                let (_, targets) = self.bus.listeners.resolve(&message.subject);
-                self.bus.listeners.deliver(message, &targets);
-            }
+            let admitted = batch.into_iter().map(|message| self.admit_live(message));
+            let admitted = admitted.collect::<Result<Batch<Message>>>()?;
+            admitted
+                .into_iter()
+                .for_each(|message| self.bus.listeners.send(message));
             Ok(())
         };
         Admitted::done(send())
@@ -165,8 +33,7 @@ impl Live for MemoryEngine {
     fn route(&self, subject: &Subject) -> Arc<dyn Route> {
         Arc::new(MemoryRoute {
             engine: self.clone(),
-            subject: subject.clone(),
-            resolved: RwLock::new((u64::MAX, Targets::default())),
+            resolved: Resolved::new(&self.bus.listeners, subject.clone()),
         })
     }
 
@@ -176,122 +43,26 @@ impl Live for MemoryEngine {
         share: Option<&Name>,
         capacity: usize,
     ) -> Boxed<'_, Result<Box<dyn Listener>>> {
-        let listen = || {
-            self.check_open()?;
-            if filters.is_empty() || capacity == 0 {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    "a listener needs a filter and a capacity of at least 1",
-                ));
-            }
-            let ring = Arc::new(Ring {
-                inner: Mutex::default(),
-                waiter: Waiter::default(),
-                capacity,
-                share: share.map(|name| (name.clone(), self.bus.listeners.turn(name))),
-                many_filters: filters.len() > 1,
-            });
-            let mut matcher = self.bus.listeners.matcher.write();
-            let keys = filters
-                .iter()
-                .map(|filter| (filter.clone(), matcher.insert(filter, Arc::clone(&ring))))
-                .collect();
-            self.bus
-                .listeners
-                .generation
-                .store(matcher.generation(), Ordering::Release);
-            let listener: Box<dyn Listener> = Box::new(MemoryListener {
-                bus: Arc::clone(&self.bus),
-                link: self.link.subscribe(),
-                ring,
-                keys,
-            });
-            Ok(listener)
-        };
-        Box::pin(std::future::ready(listen()))
+        let listening = self.check_open().and_then(|()| {
+            let link = self.link.subscribe();
+            self.bus.listeners.listen(filters, share, capacity, link)
+        });
+        Box::pin(std::future::ready(listening))
     }
 }
 
 struct MemoryRoute {
     engine: MemoryEngine,
-    subject: Subject,
-    /// Right as long as the generation is the listeners' own.
-    resolved: RwLock<(u64, Targets)>,
+    resolved: Resolved,
 }
 
 impl Route for MemoryRoute {
-    fn send(&self, mut message: Message) -> Admitted<'_, ()> {
+    fn send(&self, message: Message) -> Admitted<'_, ()> {
         let send = || {
             self.engine.check_open()?;
-            message.body = self.engine.admit(
-                &message.headers,
-                message.body,
-                self.engine.limits().max_message,
-            )?;
-            let listeners = &self.engine.bus.listeners;
-            {
-                let resolved = self.resolved.read();
-                if resolved.0 == listeners.generation.load(Ordering::Acquire) {
-                    listeners.deliver(message, &resolved.1);
-                    return Ok(());
-                }
-            }
-            let mut resolved = self.resolved.write();
-            *resolved = listeners.resolve(&self.subject);
-            listeners.deliver(message, &resolved.1);
+            self.resolved.send(self.engine.admit_live(message)?);
             Ok(())
         };
         Admitted::done(send())
-    }
-}
-
-struct MemoryListener {
-    bus: Arc<Bus>,
-    link: watch::Receiver<Link>,
-    ring: Arc<Ring>,
-    keys: Vec<(Filter, Key)>,
-}
-
-impl Listener for MemoryListener {
-    fn receive<'a>(&'a mut self, max: usize, out: &'a mut Vec<Message>) -> Boxed<'a, Heard> {
-        Box::pin(async move {
-            loop {
-                let parked = {
-                    let mut inner = self.ring.inner.lock();
-                    if inner.no_responders > 0 {
-                        inner.no_responders -= 1;
-                        return Heard::NoResponders;
-                    }
-                    if inner.lost > 0 {
-                        return Heard::Lagged {
-                            at_least: std::mem::take(&mut inner.lost),
-                        };
-                    }
-                    let count = inner.messages.len().min(max);
-                    if count > 0 {
-                        out.extend(inner.messages.drain(..count));
-                        return Heard::Messages(count);
-                    }
-                    self.ring.waiter.park()
-                };
-                tokio::select! {
-                    () = parked.wait() => {}
-                    () = until_closed(self.link.clone()) => return Heard::Closed,
-                }
-            }
-        })
-    }
-}
-
-impl Drop for MemoryListener {
-    fn drop(&mut self) {
-        let mut matcher = self.bus.listeners.matcher.write();
-        for (filter, key) in &self.keys {
-            matcher.remove(filter, *key);
-        }
-        self.bus
-            .listeners
-            .generation
-            .store(matcher.generation(), Ordering::Release);
     }
 }

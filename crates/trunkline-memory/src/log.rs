@@ -14,8 +14,9 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::selection::Selection;
 use crate::stream::{Stream, Wakes};
-use crate::waiter::Waiter;
-use crate::{Bus, MemoryEngine, until_closed};
+use crate::{Bus, MemoryEngine};
+use trunkline_core::local::Waiter;
+use trunkline_core::local::until_closed;
 
 impl MemoryEngine {
     fn append_now(

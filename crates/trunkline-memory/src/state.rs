@@ -1,145 +1,60 @@
-//! Small keys: commits, scans and watches over one ordered map a bucket.
+//! Small keys: commits, scans and watches over the bucket of core.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
-use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
 use trunkline_core::engine::{
-    Admitted, Boxed, Bucket, Commit, Committed, Credit, Engine, Entries, Entry, Expectation, Link,
-    Op, Rev, State, StateKey, Watch, Watched,
+    Admitted, Boxed, Bucket, Commit, Committed, Credit, Engine, Entries, Entry, Link, Op, Rev,
+    State, StateKey, Watch, Watched,
 };
+use trunkline_core::keys::{Ahead, Changed, Changes, Kept, Keys};
 use trunkline_core::{Error, ErrorKind, Result, Timestamp};
 
-use crate::{Bus, MemoryEngine, closed, until_closed};
-
-/// How long a commit's id is remembered.
-const COMMIT_WINDOW: Duration = Duration::from_secs(120);
-/// How many changes are kept for watches that are behind.
-const MAX_CHANGES: usize = 65_536;
+use crate::{Bus, MemoryEngine, closed};
+use trunkline_core::local::until_closed;
 
 #[derive(Default)]
 pub(crate) struct BucketStore {
-    keys: BTreeMap<StateKey, Kept>,
-    rev: Rev,
-    /// One for each revision; the last is `rev`.
-    changes: VecDeque<Watched>,
-    commits: FxHashMap<SmolStr, Timestamp>,
-    commit_order: VecDeque<SmolStr>,
-    ends: BTreeSet<(Timestamp, StateKey)>,
+    keys: Keys,
     changed: Arc<Notify>,
-}
-
-struct Kept {
-    entry: Entry,
-    ends: Option<Timestamp>,
 }
 
 impl BucketStore {
     /// Removes every key whose time is up, each as a change of its own.
     fn expire(&mut self, now: Timestamp) {
-        while self.next_end().is_some_and(|end| end <= now) {
-            let Some((_, key)) = self.ends.pop_first() else {
-                break;
-            };
-            self.keys.remove(&key);
-            self.rev += 1;
-            self.record(Watched::Expired {
-                key,
-                rev: self.rev,
-                at: now,
-            });
+        if let Some(expired) = self.keys.due(&mut Ahead::default(), now, usize::MAX) {
+            self.apply(expired);
         }
     }
 
-    fn record(&mut self, change: Watched) {
-        self.changes.push_back(change);
-        if self.changes.len() > MAX_CHANGES {
-            self.changes.pop_front();
-        }
+    fn apply(&mut self, changes: Changes) {
+        self.keys.apply(changes, |_, _, _| {});
         self.changed.notify_waiters();
     }
 
     fn commit(&mut self, commit: Commit, now: Timestamp) -> Committed {
         self.expire(now);
-        let oldest = now.minus(COMMIT_WINDOW);
-        while let Some(id) = self
-            .commit_order
-            .pop_front_if(|id| self.commits.get(id).is_none_or(|at| *at < oldest))
-        {
-            self.commits.remove(&id);
-        }
-        if self.commits.contains_key(&commit.id) {
-            return Committed::Duplicate;
-        }
-        let expectations = commit.ops.iter().map(|op| match op {
-            Op::Put { key, expect, .. } | Op::Delete { key, expect } => (key, *expect),
-        });
-        let fences = commit.fences.iter().map(|(key, expect)| (key, *expect));
-        for (key, expect) in fences.chain(expectations) {
-            let found = self.keys.get(key).map(|kept| kept.entry.rev);
-            let met = match expect {
-                Expectation::Any => true,
-                Expectation::Absent => found.is_none(),
-                Expectation::Rev(rev) => found == Some(rev),
-            };
-            if !met {
-                return Committed::Conflict {
-                    key: key.clone(),
-                    found,
-                };
+        match self.keys.decide(&Ahead::default(), commit, now).changes() {
+            Ok(changes) => {
+                let committed = changes.committed();
+                self.apply(changes);
+                committed
             }
-        }
-        self.commit_order.push_back(commit.id.clone());
-        self.commits.insert(commit.id, now);
-        Committed::Done(
-            commit
-                .ops
-                .into_iter()
-                .map(|op| self.change(op, now))
-                .collect(),
-        )
-    }
-
-    fn change(&mut self, op: Op, now: Timestamp) -> Rev {
-        self.rev += 1;
-        let rev = self.rev;
-        match op {
-            Op::Put {
-                key, value, ttl, ..
-            } => {
-                let ends = ttl.map(|ttl| now.plus(ttl));
-                let entry = Entry {
-                    key: key.clone(),
-                    value,
-                    rev,
-                    at: now,
-                };
-                self.record(Watched::Put(entry.clone()));
-                let before = self.keys.insert(key.clone(), Kept { entry, ends });
-                self.forget_end(&key, before);
-                self.ends.extend(ends.map(|ends| (ends, key)));
-            }
-            Op::Delete { key, .. } => {
-                let before = self.keys.remove(&key);
-                self.forget_end(&key, before);
-                self.record(Watched::Deleted { key, rev, at: now });
-            }
-        }
-        rev
-    }
-
-    fn forget_end(&mut self, key: &StateKey, before: Option<Kept>) {
-        if let Some(ends) = before.and_then(|kept| kept.ends) {
-            self.ends.remove(&(ends, key.clone()));
+            Err(answer) => answer,
         }
     }
+}
 
-    fn next_end(&self) -> Option<Timestamp> {
-        self.ends.first().map(|(ends, _)| *ends)
+fn entry(key: StateKey, kept: Kept) -> Entry {
+    let Kept { value, rev, at, .. } = kept;
+    Entry {
+        key,
+        value,
+        rev,
+        at,
     }
 }
 
@@ -215,31 +130,15 @@ impl State for MemoryEngine {
             let store = self.bucket(bucket)?;
             let mut store = store.lock();
             store.expire(self.bus.clock.now());
-            let from = match (prefix, after) {
-                (_, Some(after)) => std::ops::Bound::Excluded(after),
-                (Some(prefix), None) => std::ops::Bound::Included(prefix),
-                (None, None) => std::ops::Bound::Unbounded,
-            };
-            let (mut entries, mut bytes, mut next) = (Vec::new(), 0, None);
-            for (key, kept) in store.keys.range((from, std::ops::Bound::Unbounded)) {
-                if !key.is_below(prefix) {
-                    // Below `a` come `a`, then `a-b`, then `a.b`: other keys may lie between.
-                    if prefix.is_some_and(|prefix| !key.as_str().starts_with(prefix.as_str())) {
-                        break;
-                    }
-                    continue;
-                }
-                bytes += kept.entry.value.len();
-                if entries.len() == max.items || (!entries.is_empty() && bytes > max.bytes) {
-                    next = entries.last().map(|entry: &Entry| entry.key.clone());
-                    break;
-                }
-                entries.push(kept.entry.clone());
-            }
+            let page = store.keys.scan(prefix, after, max, Bytes::len);
             Ok(Entries {
-                entries,
-                next,
-                rev: store.rev,
+                entries: page
+                    .entries
+                    .into_iter()
+                    .map(|(key, kept)| entry(key, kept))
+                    .collect(),
+                next: page.next,
+                rev: page.rev,
             })
         };
         Box::pin(std::future::ready(scan()))
@@ -258,14 +157,14 @@ impl State for MemoryEngine {
             let mut first = VecDeque::new();
             let mut seen = from;
             if from == 0 {
-                let present = store
-                    .keys
-                    .values()
-                    .filter(|kept| kept.entry.key.is_below(prefix));
-                let mut present: Vec<_> = present.map(|kept| kept.entry.clone()).collect();
+                let present = store.keys.after(None);
+                let mut present: Vec<_> = present
+                    .filter(|(key, _)| key.is_below(prefix))
+                    .map(|(key, kept)| entry(key.clone(), kept.clone()))
+                    .collect();
                 present.sort_unstable_by_key(|entry| entry.rev);
                 first.extend(present.into_iter().map(Watched::Put));
-                seen = store.rev;
+                seen = store.keys.rev();
             }
             let watch: Box<dyn Watch> = Box::new(MemoryWatch {
                 bus: Arc::clone(&self.bus),
@@ -299,33 +198,17 @@ impl MemoryWatch {
         if let Some(present) = self.first.pop_front() {
             return Ok(Some(present));
         }
-        let kept_from = store.rev - store.changes.len() as u64;
-        if self.seen < kept_from {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "changes after revision {} are kept only from {kept_from} on; scan anew",
-                    self.seen
-                ),
-            ));
-        }
-        while self.seen < store.rev {
-            let change = usize::try_from(self.seen - kept_from)
-                .ok()
-                .and_then(|index| store.changes.get(index));
-            self.seen += 1;
-            let key = match change {
-                Some(Watched::Put(entry)) => Some(&entry.key),
-                Some(Watched::Deleted { key, .. } | Watched::Expired { key, .. }) => Some(key),
-                _ => None,
-            };
-            if key.is_some_and(|key| key.is_below(self.prefix.as_ref())) {
-                return Ok(change.cloned());
-            }
+        let changed = store.keys.changed(self.prefix.as_ref(), &mut self.seen)?;
+        if let Some(changed) = changed {
+            return Ok(Some(match changed {
+                Changed::Put(key, kept) => Watched::Put(entry(key, kept)),
+                Changed::Deleted(key, rev, at) => Watched::Deleted { key, rev, at },
+                Changed::Expired(key, rev, at) => Watched::Expired { key, rev, at },
+            }));
         }
         if !self.caught_up {
             self.caught_up = true;
-            return Ok(Some(Watched::CaughtUp(store.rev)));
+            return Ok(Some(Watched::CaughtUp(store.keys.rev())));
         }
         Ok(None)
     }
@@ -348,7 +231,7 @@ impl Watch for MemoryWatch {
                     if let Some(change) = self.next_now(&store)? {
                         return Ok(change);
                     }
-                    store.next_end().map(|end| end.since(now))
+                    store.keys.next_end().map(|end| end.since(now))
                 };
                 let due = async {
                     match wait {

@@ -24,7 +24,7 @@ use trunkline_core::{Error, ErrorKind, EventId, Filter, Headers, Name, Subject, 
 use crate::consume::Consumer;
 use crate::options::MemoryOptions;
 use crate::selection::Selection;
-use crate::waiter::Waiter;
+use trunkline_core::local::Waiter;
 
 /// How many ids a stream remembers at most, however many come within its duplicate window.
 const MAX_REMEMBERED_IDS: usize = 1_000_000;

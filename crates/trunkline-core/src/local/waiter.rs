@@ -4,32 +4,36 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use trunkline_core::engine::Seq;
+
+use crate::engine::Seq;
 
 /// Where tasks wait for more. Whoever adds something wakes it only if somebody is parked, which
 /// is one load on the way of every event.
 #[derive(Debug, Default)]
-pub(crate) struct Waiter {
+pub struct Waiter {
     parked: AtomicUsize,
     notify: Notify,
     /// The first sequence that its filters match since [`forget`](Self::forget); 0 while none does.
-    /// Guarded by the lock of the stream.
+    /// Guarded by the lock of whoever adds.
     first: AtomicU64,
 }
 
 /// A task that said, under the lock that guards what it waits for, that it is going to wait.
-pub(crate) struct Parked<'a> {
+#[must_use = "nothing waits until it is awaited"]
+#[derive(Debug)]
+pub struct Parked<'a> {
     notified: Notified<'a>,
     count: Count<'a>,
 }
 
 /// Counts a parked task for as long as it is.
+#[derive(Debug)]
 struct Count<'a>(&'a Waiter);
 
 impl Waiter {
     /// Announces a wait. Call it under the lock under which nothing was found, then release that
     /// and await: whoever adds something under the lock afterwards sees it.
-    pub(crate) fn park(&self) -> Parked<'_> {
+    pub fn park(&self) -> Parked<'_> {
         self.parked.fetch_add(1, Ordering::Relaxed);
         Parked {
             notified: self.notify.notified(),
@@ -39,44 +43,44 @@ impl Waiter {
 
     /// Wakes one task if any is parked. The lock orders this after the parking, so that relaxed
     /// access is enough.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         if self.is_awaited() {
             self.notify.notify_one();
         }
     }
 
     /// Wakes every task that is parked: what each of them waits for has changed.
-    pub(crate) fn wake_all(&self) {
+    pub fn wake_all(&self) {
         self.notify.notify_waiters();
     }
 
     /// Notes a sequence that its filters match.
-    pub(crate) fn note(&self, seq: Seq) {
+    pub fn note(&self, seq: Seq) {
         if self.first.load(Ordering::Relaxed) == 0 {
             self.first.store(seq, Ordering::Relaxed);
         }
     }
 
     /// Begins to note anew, for a reader that has seen everything.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.first.store(0, Ordering::Relaxed);
     }
 
     /// The first sequence noted since [`forget`](Self::forget). What lies before it concerned others,
     /// so that it is no loss when retention takes it.
-    pub(crate) fn first_noted(&self) -> Option<Seq> {
+    pub fn first_noted(&self) -> Option<Seq> {
         Some(self.first.load(Ordering::Relaxed)).filter(|seq| *seq > 0)
     }
 
     /// Whether a task is parked.
-    pub(crate) fn is_awaited(&self) -> bool {
+    pub fn is_awaited(&self) -> bool {
         self.parked.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Parked<'_> {
     /// Waits to be woken; it may also wake for nothing.
-    pub(crate) async fn wait(self) {
+    pub async fn wait(self) {
         let Self { notified, count } = self;
         notified.await;
         drop(count);
