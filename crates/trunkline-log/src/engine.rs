@@ -1,0 +1,278 @@
+//! The engine on a directory: everything of one host, with nothing to install.
+//!
+//! ```text
+//!   callers ──jobs──► committer ──► segments and journal ──► readers, who are woken
+//!                    (one thread:     (one sync a file
+//!                     takes what       and group)
+//!                     is queued)
+//! ```
+//!
+//! Whoever connects to a directory within one process shares it; another process is told who has it, and
+//! is served by that one if it asks at the directory's socket.
+//!
+//! **Invariant.** Nothing is answered before it is durable. Locks are held for computation only: files
+//! are read without any, and written by the committer alone.
+
+mod committer;
+mod consume;
+mod directory;
+mod live;
+mod log;
+mod options;
+mod state;
+mod streams;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use trunkline_core::engine::{
+    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Limits, Link, Live, Log, Reach,
+    State, Topology,
+};
+use trunkline_core::headers::Headers;
+use trunkline_core::local::Listeners;
+use trunkline_core::wire::Body;
+use trunkline_core::{Clock, Error, ErrorKind, Name, Result};
+
+use self::committer::Committer;
+use self::streams::{OpenStream, Streams};
+use crate::journal;
+
+pub use self::options::LogOptions;
+
+/// One connection to the log in a directory. Connections of one process share it; each closes alone,
+/// and the last one closes the directory.
+pub struct LogEngine {
+    bus: Arc<Bus>,
+    link: watch::Sender<Link>,
+    /// What the link says last, where every message can look at no cost.
+    closed: Arc<AtomicBool>,
+}
+
+/// What connections share.
+struct Bus {
+    dir: PathBuf,
+    /// Tells the directory from every other, wherever it is.
+    id: String,
+    clock: Arc<dyn Clock>,
+    listeners: Listeners,
+    streams: Arc<Streams>,
+    keys: Arc<journal::State>,
+    /// Who watches a bucket is told here that it changed.
+    changed: Arc<Changed>,
+    committer: Committer,
+    /// How many connections are not closed. The last one to close ends the committer.
+    connections: Mutex<usize>,
+}
+
+/// Told when something of a bucket changed.
+#[derive(Debug, Default)]
+struct Changed(Mutex<BTreeMap<Bucket, Arc<Notify>>>);
+
+impl Changed {
+    fn of(&self, bucket: &Bucket) -> Arc<Notify> {
+        Arc::clone(self.0.lock().entry(bucket.clone()).or_default())
+    }
+
+    fn tell(&self, bucket: &Bucket) {
+        if let Some(notify) = self.0.lock().get(bucket) {
+            notify.notify_waiters();
+        }
+    }
+}
+
+/// What the socket is called by which other processes use the directory.
+const SOCKET: &str = "bus.sock";
+
+/// The directories that this process has open.
+static OPEN: Mutex<BTreeMap<PathBuf, Weak<Bus>>> = Mutex::new(BTreeMap::new());
+
+impl LogEngine {
+    /// Opens the directory, or joins those of this process who have it open. Blocks for as long as
+    /// that takes: what a crash left behind is read, snapshots are, history is not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`] when another process has it, with its number; [`ErrorKind::Damaged`],
+    /// [`ErrorKind::WrongVersion`], [`ErrorKind::InvalidConfig`] for a directory of another program,
+    /// [`ErrorKind::OverQuota`] without room, and [`ErrorKind::StorageFailed`].
+    pub fn connect(options: &LogOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        let dir = directory::place(&options.dir)?;
+        let mut open = OPEN.lock();
+        open.retain(|_, bus| bus.strong_count() > 0);
+        if let Some(bus) = open.get(&dir).and_then(Weak::upgrade)
+            && bus.join()
+        {
+            return Ok(Self::on(bus));
+        }
+        let bus = Arc::new(directory::open(dir.clone(), options, clock)?);
+        open.insert(dir, Arc::downgrade(&bus));
+        Ok(Self::on(bus))
+    }
+
+    /// Where the process that has this directory may serve others: a socket in it.
+    ///
+    /// # Errors
+    /// Those of finding and making the directory.
+    pub fn socket(options: &LogOptions) -> Result<PathBuf> {
+        Ok(directory::place(&options.dir)?.join(SOCKET))
+    }
+
+    /// One more connection to the same directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] once this one is closed.
+    pub fn another(&self) -> Result<Self> {
+        self.check_open()?;
+        match self.bus.join() {
+            true => Ok(Self::on(Arc::clone(&self.bus))),
+            false => Err(closed()),
+        }
+    }
+
+    fn on(bus: Arc<Bus>) -> Self {
+        Self {
+            bus,
+            link: watch::Sender::new(Link::Connected),
+            closed: Arc::default(),
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(closed()),
+            false => Ok(()),
+        }
+    }
+
+    /// The stream, if the connection is open and it exists.
+    fn stream(&self, name: &Name) -> Result<Arc<OpenStream>> {
+        self.check_open()?;
+        self.bus.streams.get(name)
+    }
+
+    /// Whether this call was the first to close the connection.
+    fn leave(&self) -> bool {
+        let first = !self.closed.swap(true, Ordering::AcqRel);
+        self.link.send_replace(Link::Closed);
+        first
+    }
+}
+
+impl Bus {
+    /// One connection more, unless the last one has gone already.
+    fn join(&self) -> bool {
+        let mut connections = self.connections.lock();
+        let open = *connections > 0;
+        *connections += usize::from(open);
+        open
+    }
+
+    /// One connection less; whether it was the last.
+    fn part(&self) -> bool {
+        let mut connections = self.connections.lock();
+        *connections = connections.saturating_sub(1);
+        *connections == 0
+    }
+}
+
+impl Drop for LogEngine {
+    fn drop(&mut self) {
+        if self.leave() && self.bus.part() {
+            self.bus.committer.end();
+        }
+    }
+}
+
+/// Encodes a message, and refuses one above the limit.
+fn encoded(headers: &Headers, body: &Body, max_message: usize) -> Result<Body> {
+    let bytes = body.to_bytes()?;
+    let size = bytes.len() + headers.bytes();
+    if size > max_message {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "the message has {size} bytes encoded, the limit is {max_message}; nothing was stored"
+            ),
+        ));
+    }
+    Ok(Body::Bytes(bytes))
+}
+
+fn closed() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "this connection to the bus is closed; connect again",
+    )
+}
+
+impl Engine for LogEngine {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durability: Durability::Power,
+            reach: Reach::Process,
+            shares_values: false,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        vec![
+            Fact::new(Fact::ID, self.bus.id.as_str()),
+            Fact::new("directory", self.bus.dir.display().to_string()),
+            Fact::new("sync", "always: what is acknowledged is on the disk"),
+        ]
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    fn live(&self) -> &dyn Live {
+        self
+    }
+
+    fn log(&self) -> &dyn Log {
+        self
+    }
+
+    fn consume(&self) -> &dyn Consume {
+        self
+    }
+
+    fn state(&self) -> &dyn State {
+        self
+    }
+
+    fn topology(&self) -> &dyn Topology {
+        self
+    }
+
+    fn close(&self) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            if self.leave() && self.bus.part() {
+                self.bus.committer.closed().await;
+            }
+        })
+    }
+}
+
+impl fmt::Debug for LogEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogEngine")
+            .field("dir", &self.bus.dir)
+            .finish_non_exhaustive()
+    }
+}

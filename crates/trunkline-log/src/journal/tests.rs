@@ -1,0 +1,5 @@
+mod bounds;
+mod damage;
+mod faults;
+mod fuzz;
+mod world;
