@@ -1,20 +1,25 @@
 //! Trunkline beside its rivals, in one process run.
 //!
 //! Read in this order: [`pair`] says what is compared, [`pairs`] lists it, [`rivals`] and [`ours`]
-//! are the two sides ([`remote`] and [`nats`] have both of their own), [`alternate`] is the method, [`report`] the output. Progress goes to standard
-//! error, data to standard output.
+//! are the two sides ([`remote`], [`nats`] and [`log`] have both of their own, and [`stored`] is what
+//! Trunkline does in the last two), [`alternate`] is the method, [`report`] the output. Progress goes
+//! to standard error, data to standard output.
 
 mod pair;
 mod pairs;
 
+mod log;
 mod nats;
 mod ours;
 mod remote;
 mod rivals;
+mod stored;
 
 mod countdown;
 mod payload;
 mod runtime;
+mod schedule;
+mod site;
 mod subjects;
 
 mod alternate;
@@ -76,10 +81,12 @@ fn compare(options: &Options) -> Result<()> {
         .into());
     }
     let mut rows = Vec::with_capacity(pairs.len());
-    for (at, pair) in pairs.iter().enumerate() {
-        eprintln!("[{}/{}] {}", at + 1, pairs.len(), pair.name);
+    let count = pairs.len();
+    // One after the other they go, and with the last that needs it what was stored for them.
+    for (at, pair) in pairs.into_iter().enumerate() {
+        eprintln!("[{}/{count}] {}", at + 1, pair.name);
         rows.push(
-            alternate::run(pair, options).map_err(|error| format!("{}: {error}", pair.name))?,
+            alternate::run(&pair, options).map_err(|error| format!("{}: {error}", pair.name))?,
         );
     }
     let report = report::Report::new(options, rows);

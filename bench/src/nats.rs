@@ -1,24 +1,21 @@
 //! Trunkline on NATS beside async-nats used by hand, on a server of their own for each round.
 //!
 //! Both sides do what a careful program would do with them: [`raw`] encodes JSON by itself, keeps
-//! its window of acknowledgements by itself and acknowledges by itself; [`ours`] says `publish`,
-//! `subscribe` and `consumer`, and so gets envelopes, ids, leases and outcomes too. [`schedule`] is
-//! shared: events that are sent when they are due, however the last one fared.
+//! its window of acknowledgements by itself and acknowledges by itself; [`ours`] and [`stored`] say
+//! `publish`, `subscribe` and `consumer`, and so get envelopes, ids, leases and outcomes too.
 
 mod ours;
-mod raw;
-mod schedule;
+pub mod raw;
 
-use std::future::Future;
 use std::sync::OnceLock;
 
-use tokio::runtime::Runtime;
 use trunkline_nats_server::{Binary, NatsServer, ServerOptions, obtain};
 
-use self::raw::Publishing;
-use crate::pair::{Contender, Pair, Result, Side, Target};
-use crate::runtime::Flavour;
+use self::raw::{Form, Publishing};
+use crate::pair::{Contender, Pair, Result, Target};
+use crate::site::{Ground, Site, Working};
 use crate::stopwatch::Stopwatch;
+use crate::stored;
 
 const ORDER: &str = "struct that is JSON of 256 B";
 /// The server writes to its file system at once, and to the disk every two minutes.
@@ -58,13 +55,13 @@ pub fn pairs() -> Vec<Pair> {
 }
 
 fn durable() -> Vec<Pair> {
-    let pair = |depth: usize, events, target| Pair {
+    let pair = |depth, events, target| Pair {
         name: format!("nats durable publish, {depth} in flight"),
         payload: ORDER,
         durability: WRITTEN,
         window: "that many acknowledgements; ours as many tasks of one publish each",
         baseline: raw(Sync::Server, events, raw::durable(bare(depth))),
-        ours: Some(ours(Sync::Server, events, ours::durable(depth))),
+        ours: Some(ours(Sync::Server, events, stored::durable(depth))),
         target,
     };
     vec![
@@ -77,7 +74,7 @@ fn durable() -> Vec<Pair> {
             durability: WRITTEN,
             window: "1024 acknowledgements; ours one batch of 1000",
             baseline: raw(Sync::Server, 200_000, raw::durable(bare(1_024))),
-            ours: Some(ours(Sync::Server, 200_000, ours::batches)),
+            ours: Some(ours(Sync::Server, 200_000, stored::batches(stored::BATCH))),
             target: Target::Ratio(1.3),
         },
         Pair {
@@ -90,10 +87,10 @@ fn durable() -> Vec<Pair> {
                 200_000,
                 raw::durable(Publishing {
                     depth: 1_024,
-                    enveloped: true,
+                    form: Form::Enveloped,
                 }),
             ),
-            ours: Some(ours(Sync::Server, 200_000, ours::durable(1_024))),
+            ours: Some(ours(Sync::Server, 200_000, stored::durable(1_024))),
             target: Target::NotSet,
         },
         Pair {
@@ -102,16 +99,16 @@ fn durable() -> Vec<Pair> {
             durability: SYNCED,
             window: "1024 acknowledgements; ours 1024 tasks of one publish each",
             baseline: raw(Sync::Always, 3_000, raw::durable(bare(1_024))),
-            ours: Some(ours(Sync::Always, 50_000, ours::durable(1_024))),
+            ours: Some(ours(Sync::Always, 50_000, stored::durable(1_024))),
             target: Target::Ratio(10.0),
         },
     ]
 }
 
-fn bare(depth: usize) -> Publishing {
+fn bare(depth: u64) -> Publishing {
     Publishing {
         depth,
-        enveloped: false,
+        form: Form::Bare,
     }
 }
 
@@ -123,7 +120,7 @@ fn consume(concurrency: usize) -> Pair {
         durability: WRITTEN,
         window: "filled before the clock starts; ends with the last event handled",
         baseline: raw(Sync::Server, EVENTS, raw::consume(concurrency)),
-        ours: Some(ours(Sync::Server, EVENTS, ours::consume(concurrency))),
+        ours: Some(ours(Sync::Server, EVENTS, stored::consume(concurrency))),
         target: Target::Ratio(0.95),
     }
 }
@@ -135,23 +132,34 @@ fn latency((per_s, events): (u64, u64)) -> Pair {
         durability: WRITTEN,
         window: "open loop: each event is sent when it is due",
         baseline: raw(Sync::Server, events, raw::latency(per_s)),
-        ours: Some(ours(Sync::Server, events, ours::latency(per_s))),
+        ours: Some(ours(Sync::Server, events, stored::latency(per_s))),
         target: Target::LatencyRatio { p50: 1.1, p99: 1.3 },
     }
+}
+
+/// async-nats by hand, as a rival of others: on a server that syncs each write before it
+/// acknowledges it.
+pub fn synced<W>(events: u64, work: W) -> Contender
+where
+    W: Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static,
+{
+    Contender::new("JetStream, always", events, move || {
+        open(Sync::Always, work.clone())
+    })
 }
 
 fn raw<W>(sync: Sync, events: u64, work: W) -> Contender
 where
     W: Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static,
 {
-    Contender::new("async-nats", events, move || Site::open(sync, work.clone()))
+    Contender::new("async-nats", events, move || open(sync, work.clone()))
 }
 
 fn ours<W>(sync: Sync, events: u64, work: W) -> Contender
 where
     W: Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static,
 {
-    Contender::new("trunkline", events, move || Site::open(sync, work.clone()))
+    Contender::new("trunkline", events, move || open(sync, work.clone()))
 }
 
 /// When the server has what it stores on disk.
@@ -163,52 +171,24 @@ enum Sync {
     Always,
 }
 
-/// A server with nothing in it, and where the clients of one side run.
-struct Site {
-    url: String,
-    programs: Runtime,
-    server: NatsServer,
+/// A server with nothing in it, and the clients of one side.
+fn open<W>(sync: Sync, work: W) -> Result<Working<W, NatsServer>> {
+    let options = ServerOptions {
+        sync_always: sync == Sync::Always,
+        monitor: false,
+        ..ServerOptions::default()
+    };
+    let server = NatsServer::start(binary()?, options)?;
+    Ok(Working {
+        site: Site::new(server.url())?,
+        work,
+        ground: server,
+    })
 }
 
-/// A site with the work to be done there.
-struct Working<W> {
-    site: Site,
-    work: W,
-}
-
-impl Site {
-    fn open<W>(sync: Sync, work: W) -> Result<Working<W>> {
-        let options = ServerOptions {
-            sync_always: sync == Sync::Always,
-            monitor: false,
-            ..ServerOptions::default()
-        };
-        let server = NatsServer::start(binary()?, options)?;
-        let site = Self {
-            url: server.url(),
-            programs: Flavour::AcrossThreads.runtime()?,
-            server,
-        };
-        Ok(Working { site, work })
-    }
-
-    /// Runs work where its connections run too, as an application would.
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        self.programs
-            .block_on(async { self.programs.spawn(work).await? })
-    }
-}
-
-impl<W: Fn(&Site, u64, &mut Stopwatch) -> Result<()>> Side for Working<W> {
-    fn round(&mut self, events: u64, watch: &mut Stopwatch) -> Result<()> {
-        (self.work)(&self.site, events, watch)
-    }
-
+impl Ground for NatsServer {
     fn server(&self) -> Option<u32> {
-        Some(self.site.server.pid())
+        Some(self.pid())
     }
 }
 

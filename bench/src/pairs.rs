@@ -1,5 +1,6 @@
 //! The list of comparisons. A round is sized to take a few tenths of a second.
 
+use crate::log;
 use crate::nats;
 use crate::ours;
 use crate::pair::{Contender, Pair, Target};
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Pair> {
     pairs.extend(route());
     pairs.extend(remote::pairs());
     pairs.extend(nats::pairs());
+    pairs.extend(log::pairs());
     pairs
 }
 

@@ -17,11 +17,12 @@ use serde::Serialize;
 use trunkline::EventId;
 use trunkline::core::{Clock, SystemClock};
 
-use super::schedule::Schedule;
-use super::{Site, WINDOW};
+use super::WINDOW;
 use crate::countdown::Countdown;
 use crate::pair::{Result, expect_count};
 use crate::payload::{Due, Order};
+use crate::schedule::Schedule;
+use crate::site::Site;
 use crate::stopwatch::Stopwatch;
 
 const SUBJECT: &str = "raw.order";
@@ -54,7 +55,7 @@ fn json(event: &impl Serialize) -> Result<Bytes> {
 }
 
 /// One publish after the other; the clock stops when the server has answered a last one.
-pub(super) fn core_publish(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
+pub fn core_publish(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
     let url = site.url.clone();
     let (client, mut answers) = site.run(async move {
         let client = connect(&url).await?;
@@ -75,7 +76,7 @@ pub(super) fn core_publish(site: &Site, events: u64, watch: &mut Stopwatch) -> R
 }
 
 /// Two connections, one decoding what the other encodes.
-pub(super) fn core_subscribe(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
+pub fn core_subscribe(site: &Site, events: u64, watch: &mut Stopwatch) -> Result<()> {
     let url = site.url.clone();
     let (publisher, mut orders) = site.run(async move {
         let subscriber = connect(&url).await?;
@@ -124,20 +125,37 @@ struct CloudEvent<'a> {
 
 /// A publish and its window.
 #[derive(Clone, Copy)]
-pub(super) struct Publishing {
+pub struct Publishing {
     /// Acknowledgements outstanding at most.
-    pub(super) depth: usize,
-    /// Whether events have an envelope and an id that the server remembers.
-    pub(super) enveloped: bool,
+    pub depth: u64,
+    pub form: Form,
+}
+
+/// What is written of an event besides its body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Bare,
+    /// An id that the server remembers.
+    Identified,
+    /// An envelope, and an id that the server remembers.
+    Enveloped,
 }
 
 impl Publishing {
     async fn send(self, context: &Context) -> Result<PublishAckFuture> {
-        if !self.enveloped {
+        if self.form == Form::Bare {
             return Ok(context.publish(SUBJECT, json(&Order::sample())?).await?);
         }
         let now = SystemClock.now();
         let id = EventId::generate(now).to_string();
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        if self.form == Form::Identified {
+            let body = json(&Order::sample())?;
+            let sent = context.publish_with_headers(SUBJECT, headers, body);
+            return Ok(sent.await?);
+        }
+        headers.insert("content-type", "application/cloudevents+json");
         let body = json(&CloudEvent {
             specversion: "1.0",
             id: &id,
@@ -148,16 +166,13 @@ impl Publishing {
             dataversion: 1,
             data: Order::sample(),
         })?;
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, id.as_str());
-        headers.insert("content-type", "application/cloudevents+json");
         let sent = context.publish_with_headers(SUBJECT, headers, body);
         Ok(sent.await?)
     }
 }
 
 /// Publishes with at most so many acknowledgements outstanding; each is awaited in its turn.
-pub(super) fn durable(
+pub fn durable(
     how: Publishing,
 ) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
     move |site, events, watch| {
@@ -173,7 +188,7 @@ pub(super) fn durable(
 
 /// Gives how long each publish took where there is but one at a time.
 async fn fill(context: &Context, events: u64, how: Publishing) -> Result<Vec<u64>> {
-    let depth = how.depth;
+    let depth = usize::try_from(how.depth)?;
     let mut outstanding = VecDeque::with_capacity(depth);
     let mut took_ns = Vec::new();
     for _ in 0..events {
@@ -198,7 +213,7 @@ async fn fill(context: &Context, events: u64, how: Publishing) -> Result<Vec<u64
 }
 
 /// A durable pull consumer on a stream that was filled before.
-pub(super) fn consume(
+pub fn consume(
     concurrency: usize,
 ) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
     move |site, events, watch| {
@@ -209,37 +224,67 @@ pub(super) fn consume(
             let first = stream.info().await?.state.last_sequence + 1;
             let how = Publishing {
                 depth: 1_024,
-                enveloped: false,
+                form: Form::Bare,
             };
             fill(&context, events, how).await?;
             pulled(&stream, first).await
         })?;
-        watch.time(|| {
-            site.run(async move {
-                let countdown = Countdown::default();
-                countdown.expect(events);
-                let messages = consumer
-                    .stream()
-                    .max_messages_per_batch(PULL)
-                    .messages()
-                    .await?
-                    .map_err(Box::<dyn std::error::Error + Send + Sync>::from);
-                let handled = messages
-                    .take(usize::try_from(events)?)
-                    .try_for_each_concurrent(concurrency, |message| {
-                        let countdown = countdown.clone();
-                        async move {
-                            let order: Order = serde_json::from_slice(&message.payload)?;
-                            black_box((&order.order_id, order.total_cents));
-                            countdown.handled();
-                            message.ack().await
-                        }
-                    });
-                handled.await?;
-                expect_count(countdown.remaining(), 0)
-            })
-        })
+        let handled = watch.time(|| site.run(handle(consumer, events, concurrency)))?;
+        expect_count(handled, events)
     }
+}
+
+/// All the way: published within a window, pulled, handled and acknowledged.
+pub fn through(
+    how: Publishing,
+    concurrency: usize,
+) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
+    move |site, events, watch| {
+        let url = site.url.clone();
+        let (context, consumer) = site.run(both(url))?;
+        let handled = watch.time(|| {
+            site.run(async move {
+                let handling = tokio::spawn(handle(consumer, events, concurrency));
+                fill(&context, events, how).await?;
+                handling.await?
+            })
+        })?;
+        expect_count(handled, events)
+    }
+}
+
+/// Who publishes, and a durable consumer from here on with a connection of its own, as another
+/// program would have.
+async fn both(url: String) -> Result<(Context, PullConsumer)> {
+    let (context, mut stream) = stored(&connect(&url).await?).await?;
+    let first = stream.info().await?.state.last_sequence + 1;
+    let (_, stream) = stored(&connect(&url).await?).await?;
+    Ok((context, pulled(&stream, first).await?))
+}
+
+/// Takes so many events, so many at once, and acknowledges each.
+async fn handle(consumer: PullConsumer, events: u64, concurrency: usize) -> Result<u64> {
+    let countdown = Countdown::default();
+    countdown.expect(events);
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(PULL)
+        .messages()
+        .await?
+        .map_err(Box::<dyn std::error::Error + Send + Sync>::from);
+    let handled = messages
+        .take(usize::try_from(events)?)
+        .try_for_each_concurrent(concurrency, |message| {
+            let countdown = countdown.clone();
+            async move {
+                let order: Order = serde_json::from_slice(&message.payload)?;
+                black_box((&order.order_id, order.total_cents));
+                countdown.handled();
+                message.ack().await
+            }
+        });
+    handled.await?;
+    Ok(events - countdown.remaining())
 }
 
 async fn pulled(stream: &stream::Stream, first: u64) -> Result<PullConsumer> {
@@ -258,18 +303,10 @@ async fn pulled(stream: &stream::Stream, first: u64) -> Result<PullConsumer> {
 }
 
 /// Events that are due `per_s` times a second, published by tasks, handled and acknowledged.
-pub(super) fn latency(
-    per_s: u64,
-) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
+pub fn latency(per_s: u64) -> impl Fn(&Site, u64, &mut Stopwatch) -> Result<()> + Clone + 'static {
     move |site, events, watch| {
         let url = site.url.clone();
-        let (context, consumer) = site.run(async move {
-            let (context, mut stream) = stored(&connect(&url).await?).await?;
-            let first = stream.info().await?.state.last_sequence + 1;
-            // Where the events are handled has a connection of its own, as another program would.
-            let (_, stream) = stored(&connect(&url).await?).await?;
-            Ok((context, pulled(&stream, first).await?))
-        })?;
+        let (context, consumer) = site.run(both(url))?;
         let schedule = Schedule::new(events, per_s);
         let handling = schedule.clone();
         let handler = site.programs.spawn(async move {

@@ -17,7 +17,7 @@ const LEAD: Duration = Duration::from_millis(20);
 
 /// Shared by whoever sends and whoever handles.
 #[derive(Clone)]
-pub(super) struct Schedule(Arc<Inner>);
+pub struct Schedule(Arc<Inner>);
 
 struct Inner {
     begins: Instant,
@@ -28,7 +28,7 @@ struct Inner {
 }
 
 impl Schedule {
-    pub(super) fn new(events: u64, per_s: u64) -> Self {
+    pub fn new(events: u64, per_s: u64) -> Self {
         let countdown = Countdown::default();
         countdown.expect(events);
         Self(Arc::new(Inner {
@@ -48,7 +48,7 @@ impl Schedule {
 
     /// Calls `send` with each sequence when it is due. Blocks its thread: timers of a runtime are
     /// coarser than the latencies that are measured.
-    pub(super) fn each(&self, mut send: impl FnMut(u64)) {
+    pub fn each(&self, mut send: impl FnMut(u64)) {
         for sequence in 0..self.0.latencies_ns.len() as u64 {
             thread::sleep(self.due(sequence).saturating_duration_since(Instant::now()));
             send(sequence);
@@ -56,7 +56,7 @@ impl Schedule {
     }
 
     /// Notes that an event was handled; a repeat counts no second time.
-    pub(super) fn handled(&self, event: &Due) {
+    pub fn handled(&self, event: &Due) {
         black_box(&event.filler);
         let late = Instant::now().saturating_duration_since(self.due(event.sequence));
         let late_ns = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -68,11 +68,11 @@ impl Schedule {
         }
     }
 
-    pub(super) async fn done(&self) {
+    pub async fn done(&self) {
         self.0.countdown.done().await;
     }
 
-    pub(super) fn latencies_ns(&self) -> Vec<u64> {
+    pub fn latencies_ns(&self) -> Vec<u64> {
         let read = |latency: &AtomicU64| latency.load(Ordering::Relaxed);
         self.0.latencies_ns.iter().map(read).collect()
     }
