@@ -14,7 +14,10 @@ from checks import WATCHDOG_S
 
 
 class Bus:
-    """Listens at `url` inside of a `with`. Whoever leaves without `stop` kills it."""
+    """Listens at `url` inside of a `with`, on a directory of its own unless the options say otherwise.
+
+    Whoever leaves without `stop` kills it.
+    """
 
     def __init__(self, *options: str) -> None:
         # What the caller has set for a bus of theirs must not reach this one.
@@ -22,12 +25,14 @@ class Bus:
             name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")
         }
         self.log = tempfile.TemporaryFile(mode="w+")
+        self.folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
-            [os.environ["TRUNKLINE_BIN"], "up", "--listen", "127.0.0.1:0", "--json", *options],
+            [os.path.abspath(os.environ["TRUNKLINE_BIN"]), "up", "--listen", "127.0.0.1:0", "--json", *options],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             env=env,
+            cwd=self.folder.name,
         )
         assert self.process.stdout is not None
         # Reading a line cannot be given a deadline, but the end of the process ends it.
@@ -58,6 +63,7 @@ class Bus:
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.log.close()
+        self.folder.cleanup()
 
     def _said(self) -> str:
         self.log.seek(0)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The history of a git repository through every door of one bus: in by the command line and by HTTP,
 # out by processes that attach and handle, one of which is killed, by the command line, as an HTTP
-# range and as SSE; once more inside one process, and once more over a NATS server that is killed twice. A checker compares what was sent with what came
-# back.
+# range and as SSE; once more inside one process, and once more over a directory and over a NATS server
+# that are killed twice. A checker compares what was sent with what came back.
 #
 #   examples/real-data/run.sh [path of a git repository]
 #
@@ -201,9 +201,11 @@ begun=$(now)
 "$bin/handle_history" <"$work/sent.ndjson" >"$work/handled.json" || fail "handle_history"
 say library "$(cat "$work/handled.json"), $(since "$begun" "$events")"
 
-# --- NATS, killed in the middle ----------------------------------------------------------------
-nats=$(python3 "$here/nats.py" "$bin" "$work/sent.ndjson") || fail "nats.py"
-say nats "$nats"
+# --- a directory and NATS, killed in the middle -------------------------------------------------
+for engine in file nats; do
+    told=$(python3 "$here/kills.py" "$engine" "$bin" "$work/sent.ndjson") || fail "kills.py $engine"
+    say "$engine" "$told"
+done
 
 # --- compare, stop ---------------------------------------------------------------------------
 checked=$(python3 "$here/check.py" compare "$work") || fail "what came back is not what was sent"

@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     /// It was asked for what makes no sense, or pointed at what is no bus. The parser of arguments
     /// ends with it too.
     Usage = 2,
-    /// Some of the events were refused, the others are stored.
+    /// Some of the events were refused, the others are stored; or a repair was planned and not done.
     PartlyRefused = 3,
     /// The bus cannot be reached or went away, or an outcome is unknown.
     Unreachable = 4,

@@ -5,8 +5,9 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// The bus: the address of one that runs, or `memory:` for a fresh one in this process
-    /// [env: TRUNKLINE_URL] [default: http://127.0.0.1:7400; memory: for `up`].
+    /// The bus: the address of one that runs, `file:DIRECTORY` for one on disk, or `memory:` for a
+    /// fresh one in this process
+    /// [env: TRUNKLINE_URL] [default: http://127.0.0.1:7400; file:./trunkline-data for `up`].
     // Read with the configuration, and not shown: a URL may hold a password.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,

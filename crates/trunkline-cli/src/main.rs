@@ -40,6 +40,7 @@ mod topology;
 
 mod bench;
 mod completions;
+mod log;
 mod up;
 
 #[cfg(test)]
@@ -106,6 +107,9 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Measure the bus at hand in a few seconds.
     Bench(bench::Bench),
+    /// Look at the directory of a `file:` bus, also one that does not open, and mend it.
+    #[command(subcommand)]
+    Log(log::Log),
     /// Print a script that completes this command in a shell.
     Completions(completions::Completions),
     /// Print the configuration in force, and where each value came from.
@@ -143,6 +147,8 @@ async fn run(command: Command, global: &Global) -> Result<Exit> {
             };
         }
         Command::Topology(command) => return topology::topology(&command, global).await,
+        // Ctrl-c ends the process: it only reads, and what it mends can be mended again.
+        Command::Log(command) => return log::run(&command, &mut Console::standard(global)),
         command => command,
     };
     let mut interrupt = Interrupt::listen()?;
@@ -183,6 +189,7 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
         | Command::Config(_)
         | Command::Completions(_)
         | Command::Doctor(_)
+        | Command::Log(_)
         | Command::Pub(_)
         | Command::Replay(_)
         | Command::Sub(_)

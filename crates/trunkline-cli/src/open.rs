@@ -26,6 +26,14 @@ pub(crate) async fn bus(global: &Global) -> Result<Bus> {
     if unsaid {
         config.source = "/trunkline/cli".to_owned();
     }
+    if url.starts_with("file:") {
+        let as_found = attached(config.clone(), url.clone()).await?;
+        if !as_found.inspect().await?.streams.is_empty() {
+            return Ok(as_found);
+        }
+        // A directory that nobody has used yet: without streams it could store nothing.
+        as_found.close().await?;
+    }
     connect(config, url).await
 }
 
@@ -41,12 +49,26 @@ pub(crate) async fn topology(global: &Global) -> Result<Topology> {
 
 fn connect(mut config: Config, url: String) -> Connect {
     // A bus in this process is nobody else's, and without streams it could store nothing.
-    if !url.starts_with("memory:") {
-        config.topology = TopologyMode::AsFound;
-        config.streams.clear();
+    if !is_own(&url) {
+        return attached(config, url);
     }
     config.url = url.into();
     Bus::from_config(&config)
+}
+
+/// With what is there, whatever the configuration declares.
+fn attached(mut config: Config, url: String) -> Connect {
+    config.topology = TopologyMode::AsFound;
+    config.streams.clear();
+    config.url = url.into();
+    Bus::from_config(&config)
+}
+
+/// Whether the URL is that of a bus that lives in the process which names it.
+fn is_own(url: &str) -> bool {
+    ["memory:", "file:"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
 }
 
 /// What `--url` or `TRUNKLINE_URL` says. A file says which bus `up` is to run, so that a bus that
@@ -57,7 +79,7 @@ fn url(global: &Global, loaded: &Loaded) -> String {
     }
     let url = loaded.config.url.reveal();
     let said = matches!(origin(loaded, "url"), Some(Origin::Environment { .. }));
-    if url.starts_with("memory:") && !said {
+    if is_own(url) && !said {
         return loaded.config.door_url();
     }
     url.to_owned()
@@ -92,6 +114,7 @@ mod tests {
         check(None, "", &[], "http://127.0.0.1:7400");
         check(None, listen, &[], "http://127.0.0.1:8000");
         check(None, "url = \"memory:jobs\"", &[], "http://127.0.0.1:7400");
+        check(None, "url = \"file:./data\"", &[], "http://127.0.0.1:7400");
         check(None, "url = \"http://bus.lan:1\"", &[], "http://bus.lan:1");
         check(None, listen, &[("TRUNKLINE_URL", "memory:")], "memory:");
         check(

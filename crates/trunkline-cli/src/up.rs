@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use trunkline::config::Origin;
 use trunkline::core::engine::Durability;
 use trunkline::{Bus, Config, Error, ErrorKind, Result, config};
 use trunkline_gateway::{Door, DoorConfig, serve};
@@ -18,7 +19,7 @@ use crate::console::Console;
 use crate::exit::Exit;
 use crate::global::Global;
 use crate::interrupt::Signals;
-use crate::open::configuration;
+use crate::open::{configuration, origin};
 use nats::{Child, Nats};
 
 #[derive(Debug, Args)]
@@ -46,6 +47,9 @@ pub(crate) struct Up {
     nats: Nats,
 }
 
+/// The bus that `up` runs unless told otherwise: what is published outlives it.
+const DEFAULT_URL: &str = "file:./trunkline-data";
+
 impl Up {
     /// What the file and the environment say, and the arguments over it.
     fn over(self, mut config: Config, global: &Global) -> Config {
@@ -66,8 +70,11 @@ impl Up {
 /// Runs until SIGTERM or ctrl-c. With `--json` it prints one line on standard output once it
 /// listens.
 pub(crate) async fn up(options: Up, global: &Global) -> Result<Exit> {
-    let loaded = configuration(global)?;
+    let mut loaded = configuration(global)?;
     options.nats.alone(global, &loaded)?;
+    if origin(&loaded, "url") == Some(&Origin::Default) {
+        loaded.config.url = DEFAULT_URL.to_owned().into();
+    }
     let nats = options.nats.clone();
     let mut config = options.over(loaded.config, global);
     allowed(&config)?;
@@ -96,7 +103,7 @@ fn allowed(config: &Config) -> Result<()> {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
             format!(
-                "{} is a bus that runs already, and `up` is to run one; name an engine of its own, as memory:, \
+                "{} is a bus that runs already, and `up` is to run one; name an engine of its own, as file:./trunkline-data, \
                  and see whether TRUNKLINE_URL is meant for other commands",
                 config.url
             ),

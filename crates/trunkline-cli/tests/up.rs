@@ -115,7 +115,7 @@ fn a_body_over_the_limit_is_refused() {
 fn a_busy_port_is_told_with_a_remedy() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = busy.local_addr().unwrap().to_string();
-    let ended = run(&["up", "--listen", &address]);
+    let ended = run(&["up", "--listen", &address, "--url", "memory:"]);
     assert_eq!(ended.code, 1);
     ended.says(&["TL-0310", &address, "--listen"]);
 }

@@ -254,15 +254,20 @@ fn output_of(program: &mut Command) -> Vec<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_first_event_is_stored_and_handled_until_sigterm() {
-    let mut program = Program::start(&mut Command::new(env!("CARGO_BIN_EXE_first_event")));
-    let mut lines = [program.line(), program.line()];
-    lines.sort();
-    assert_eq!(
-        lines,
-        ["o-1: 4200 cents, attempt 1", "stored in EVENTS as number 1"]
-    );
-    program.wait_for_sigterm_handler();
-    assert_eq!(program.stop(), "");
+    let folder = std::env::temp_dir().join(format!("trunkline-first-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    // What was stored is there the next time, and what was handled is not handled again.
+    for number in 1..=2 {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_first_event"));
+        let mut program = Program::start(program.current_dir(&folder));
+        let mut lines = [program.line(), program.line()];
+        lines.sort();
+        let stored = format!("stored in EVENTS as number {number}");
+        assert_eq!(lines, ["o-1: 4200 cents, attempt 1", &stored]);
+        program.wait_for_sigterm_handler();
+        assert_eq!(program.stop(), "");
+    }
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[cfg(unix)]
@@ -289,8 +294,14 @@ fn the_axum_server_closes_itself_and_then_the_bus() {
 #[cfg(unix)]
 #[test]
 fn the_http_door_answers_curl() {
-    let mut up =
-        Program::start(Command::new(trunkline()).args(["up", "--listen", "127.0.0.1:0", "--json"]));
+    let mut up = Program::start(Command::new(trunkline()).args([
+        "up",
+        "--url",
+        "memory:",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ]));
     let ready: serde_json::Value = serde_json::from_str(&up.line()).unwrap();
     let script = Path::new(CRATE).join("guide/http_door.sh");
     let output = Command::new(script)

@@ -2,8 +2,8 @@
 //! serves it.
 //!
 //! A [`RemoteEngine`] does what the engine behind a [`Server`] does, by the five groups of the seam
-//! and with no semantics of its own. The connection is a WebSocket at [`PATH`]; anything else that
-//! carries messages whole and in order is a [`Socket`] too.
+//! and with no semantics of its own. The connection is a WebSocket at [`PATH`], or over a Unix
+//! socket; anything else that carries messages whole and in order is a [`Socket`] too.
 //!
 //! ```text
 //! engine groups ── frames ── session ── packets ── socket ═══ socket ── … ── engine
@@ -25,8 +25,12 @@ mod socket;
 mod client;
 mod dial;
 mod server;
+#[cfg(unix)]
+mod unix;
 
 pub use client::RemoteEngine;
 pub use dial::{Dial, PATH};
 pub use server::Server;
 pub use socket::{MAX_MESSAGE_BYTES, READ_BUFFER_BYTES, Socket, websocket_config};
+#[cfg(unix)]
+pub use unix::{connect_unix, listen_unix, serve_unix};

@@ -26,7 +26,7 @@ use crate::socket::Socket;
 use serving::{Serving, Turn};
 
 /// How long a client has for its part of the handshake.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// How long a session waits for its client to come back.
 const GRACE: Duration = Duration::from_secs(10);
 /// Sessions at once; more are refused.
@@ -101,7 +101,11 @@ impl Server {
         let bus = match engine.capabilities().durability {
             // What is stored is gone with the engine, so every engine is a bus of its own.
             Durability::Process => random_id(),
-            _ => "durable".to_owned(),
+            _ => {
+                let facts = engine.facts();
+                let id = facts.into_iter().find(|fact| fact.name == Fact::ID);
+                id.map_or_else(|| "durable".to_owned(), |fact| fact.value)
+            }
         };
         Self {
             shared: Arc::new(Shared {

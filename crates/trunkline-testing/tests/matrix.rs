@@ -3,13 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use trunkline_testing::contract::{Harness, MemoryHarness, NatsHarness, RemoteHarness, matrix};
+use trunkline_testing::contract::{
+    Harness, LogHarness, MemoryHarness, NatsHarness, RemoteHarness, matrix,
+};
 
 #[test]
 fn the_capability_matrix_is_what_a_run_says() {
-    let engines: [Arc<dyn Harness>; 4] = [
+    let engines: [Arc<dyn Harness>; 6] = [
         Arc::new(MemoryHarness::new("")),
         Arc::new(MemoryHarness::new("?encode=always")),
+        Arc::new(LogHarness::new()),
+        Arc::new(RemoteHarness::attached()),
         Arc::new(RemoteHarness::in_virtual_time()),
         Arc::new(NatsHarness::new()),
     ];

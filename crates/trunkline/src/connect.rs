@@ -2,6 +2,8 @@
 
 mod declared;
 mod engine;
+#[cfg(feature = "log")]
+mod file;
 mod nats;
 
 use std::collections::BTreeMap;

@@ -122,6 +122,9 @@ impl Up {
 
     pub(crate) fn listen(address: &str, arguments: &[&str]) -> Self {
         let mut command = trunkline(&["up", "--listen", address, "--json"]);
+        if !arguments.contains(&"--url") {
+            command.args(["--url", "memory:"]);
+        }
         let mut child = command.args(arguments).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let line = in_time(move || {
@@ -130,7 +133,13 @@ impl Up {
             line
         });
         let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["engine"], "memory");
+        let is_file = |url: &&str| url.starts_with("file:");
+        let engine = if arguments.iter().any(is_file) {
+            "file"
+        } else {
+            "memory"
+        };
+        assert_eq!(line["engine"], engine);
         let listening = line["listening"].as_str().unwrap();
         let authority = listening.strip_prefix("http://").unwrap().to_owned();
         Self { child, authority }

@@ -25,7 +25,9 @@ async fn bill(order: OrderPlaced, cx: Context) -> Result<(), std::io::Error> {
 
 #[tokio::main]
 async fn main() -> trunkline::Result<()> {
-    let bus = Bus::connect("memory:").source("/shop").await?;
+    let bus = Bus::connect("file:./trunkline-data")
+        .source("/shop")
+        .await?;
     bus.consumer("billing").on(bill).start().await?;
 
     let order = OrderPlaced {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,17 +12,29 @@ use tokio::net::TcpListener;
 use trunkline::Result;
 use trunkline::core::Clock;
 use trunkline::core::engine::{Boxed, Engine, LinkOptions};
+use trunkline::{Error, ErrorKind};
 use trunkline_memory::{MemoryEngine, MemoryOptions};
-use trunkline_remote::{Dial, RemoteEngine, Server, Socket, websocket_config};
+use trunkline_remote::{
+    Dial, RemoteEngine, Server, Socket, connect_unix, listen_unix, serve_unix, websocket_config,
+};
 
-use super::Harness;
+use super::{Harness, LogHarness};
 use crate::cut::{Channel, Cuts, Proxy};
 
 /// The engine behind a connection, served by the engine in memory.
 pub struct RemoteHarness {
     name: String,
     way: Way,
+    /// What is served.
+    behind: Behind,
     places: Mutex<HashMap<String, Place>>,
+}
+
+/// What the server has.
+#[derive(Debug)]
+enum Behind {
+    Memory,
+    Log(LogHarness),
 }
 
 /// What carries the connection.
@@ -31,19 +44,47 @@ enum Way {
     Channel(Option<Cuts>),
     /// A socket of this host, with a proxy in between that cuts it.
     Tcp(Option<Cuts>),
+    /// A socket in the file system.
+    Unix,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+enum At {
+    Here,
+    /// Its port, or that of the proxy in front of it.
+    Port(SocketAddr),
+    Socket(PathBuf),
 }
 
 #[derive(Clone)]
 struct Place {
     server: Server,
-    /// Where it listens, or the proxy in front of it.
-    address: Option<SocketAddr>,
+    at: At,
+}
+
+/// The way to a socket in the file system.
+#[derive(Debug)]
+struct Unix(PathBuf);
+
+impl Dial for Unix {
+    fn dial(&self) -> Boxed<'_, Result<Socket>> {
+        Box::pin(async {
+            connect_unix(&self.0).await.map_err(|error| {
+                Error::new(ErrorKind::Disconnected, "nobody is at the socket").caused_by(error)
+            })
+        })
+    }
+
+    fn place(&self) -> &'static str {
+        "a socket"
+    }
 }
 
 impl RemoteHarness {
     /// Over channels in virtual time.
     pub fn in_virtual_time() -> Self {
-        Self::new("remote", Way::Channel(None))
+        Self::new("remote", Way::Channel(None), Behind::Memory)
     }
 
     /// Over channels in virtual time, each cut after a random number of messages.
@@ -51,12 +92,19 @@ impl RemoteHarness {
         Self::new(
             &format!("remote, cut (seed {seed})"),
             Way::Channel(Some(Cuts::new(seed))),
+            Behind::Memory,
         )
     }
 
     /// Over TCP and WebSocket, in real time.
     pub fn over_tcp() -> Self {
-        Self::new("remote, TCP", Way::Tcp(None))
+        Self::new("remote, TCP", Way::Tcp(None), Behind::Memory)
+    }
+
+    /// The embedded log of another process, over a Unix socket, in real time.
+    pub fn attached() -> Self {
+        let behind = Behind::Log(LogHarness::new());
+        Self::new("file: attached", Way::Unix, behind)
     }
 
     /// Over TCP and WebSocket, through a proxy that cuts each connection after a random number of
@@ -65,13 +113,15 @@ impl RemoteHarness {
         Self::new(
             &format!("remote, TCP cut (seed {seed})"),
             Way::Tcp(Some(Cuts::new(seed))),
+            Behind::Memory,
         )
     }
 
-    fn new(name: &str, way: Way) -> Self {
+    fn new(name: &str, way: Way, behind: Behind) -> Self {
         Self {
             name: name.to_owned(),
             way,
+            behind,
             places: Mutex::default(),
         }
     }
@@ -81,20 +131,33 @@ impl RemoteHarness {
         if let Some(known) = self.places.lock().get(place) {
             return Ok(known.clone());
         }
-        let options = MemoryOptions::from_url(&format!("memory:remote-{place}?encode=always"))?;
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::connect(options, Arc::clone(clock))?);
+        let engine: Arc<dyn Engine> = match &self.behind {
+            Behind::Memory => {
+                let url = format!("memory:remote-{place}?encode=always");
+                let options = MemoryOptions::from_url(&url)?;
+                Arc::new(MemoryEngine::connect(options, Arc::clone(clock))?)
+            }
+            Behind::Log(harness) => harness.connect(place, Arc::clone(clock)).await?,
+        };
         let server = Server::new(engine);
-        let address = match &self.way {
-            Way::Channel(_) => None,
+        let at = match &self.way {
+            Way::Channel(_) => At::Here,
             Way::Tcp(cuts) => {
                 let served = serve(server.clone()).await;
-                Some(match cuts {
+                At::Port(match cuts {
                     Some(cuts) => Proxy::start(served, cuts.clone()).await,
                     None => served,
                 })
             }
+            Way::Unix => {
+                let path = std::env::temp_dir();
+                let path = path.join(format!("trunkline-{}-{place}.sock", std::process::id()));
+                let listener = listen_unix(&path).expect("a place for a socket");
+                tokio::spawn(serve_unix(listener, server.clone()));
+                At::Socket(path)
+            }
         };
-        let made = Place { server, address };
+        let made = Place { server, at };
         let mut places = self.places.lock();
         Ok(places.entry(place.to_owned()).or_insert(made).clone())
     }
@@ -133,22 +196,28 @@ impl Harness for RemoteHarness {
         clock: Arc<dyn Clock>,
     ) -> Boxed<'a, Result<Arc<dyn Engine>>> {
         Box::pin(async move {
-            let Place { server, address } = self.place(place, &clock).await?;
+            let Place { server, at } = self.place(place, &clock).await?;
             let options = LinkOptions {
                 reconnect_wait: std::time::Duration::from_millis(20),
                 ..LinkOptions::default()
             };
-            let engine = match (&self.way, address) {
-                (_, Some(address)) => {
-                    RemoteEngine::connect(&format!("http://{address}"), options, clock).await?
+            let dial: Arc<dyn Dial> = match at {
+                At::Port(address) => {
+                    let url = format!("http://{address}");
+                    let engine = RemoteEngine::connect(&url, options, clock).await?;
+                    return Ok(Arc::new(engine) as Arc<dyn Engine>);
                 }
-                (Way::Channel(cuts) | Way::Tcp(cuts), None) => {
-                    let channel: Arc<dyn Dial> = Arc::new(Channel::new(server, cuts.clone()));
-                    RemoteEngine::connect_by(channel, options, clock).await?
+                At::Socket(path) => Arc::new(Unix(path)),
+                At::Here => {
+                    let cuts = match &self.way {
+                        Way::Channel(cuts) | Way::Tcp(cuts) => cuts.clone(),
+                        Way::Unix => None,
+                    };
+                    Arc::new(Channel::new(server, cuts))
                 }
             };
-            let engine: Arc<dyn Engine> = Arc::new(engine);
-            Ok(engine)
+            let engine = RemoteEngine::connect_by(dial, options, clock).await?;
+            Ok(Arc::new(engine) as Arc<dyn Engine>)
         })
     }
 

@@ -49,8 +49,8 @@ pub(super) const BUS: &[Row<Config>] = &[
         key: "url",
         kind: Kind::Url,
         default: r#""memory:""#,
-        doc: "The bus: `memory:` is a fresh one in this process, `memory:name` one that the process shares. \
-              Its password is masked wherever it is printed.",
+        doc: "The bus: `file:PATH` keeps it in a directory, `nats://HOST:4222` is one on NATS, `memory:` a fresh one \
+              in this process. `trunkline up` takes file:./trunkline-data where nothing is said. Its password is masked wherever it is printed.",
         secret: true,
         write: |config, raw| set(&mut config.url, raw.url()),
         read: |config| Some(text(&config.url.to_string())),

@@ -10,6 +10,7 @@ use super::Nats;
 /// What a URL may begin with, which feature has the engine, and how such a URL looks.
 const SCHEMES: &[(&str, &str, &str)] = &[
     ("memory", "memory", "`memory:` and `memory:name`"),
+    ("file", "log", "`file:PATH` of a directory"),
     ("nats", "nats", "`nats://HOST:PORT` of a NATS server"),
     ("tls", "nats", "`tls://HOST:PORT` of one that speaks TLS"),
     (
@@ -34,6 +35,8 @@ pub(super) async fn open(
             let options = MemoryOptions::from_url(url)?;
             Ok(Arc::new(MemoryEngine::connect(options, Arc::clone(clock))?))
         }
+        #[cfg(feature = "log")]
+        "file" => super::file::open(url, clock, link).await,
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
             use trunkline_nats::NatsEngine;

@@ -3,7 +3,7 @@
 //! Loss, repetition and reordering mostly come from races, which one publisher and one
 //! subscriber never meet.
 
-use trunkline::core::engine::Credit;
+use trunkline::core::engine::{Credit, Followed};
 use trunkline::{Filter, Item, Name, Start};
 
 use super::super::Trial;
@@ -26,12 +26,15 @@ pub(in crate::contract) async fn p8_fifty_publishers_and_ten_subscribers_at_once
             .await
             .unwrap();
         subscribers.spawn(async move {
+            // What is followed ends with its connection.
+            let _bus = bus;
             let (mut events, mut last) = (Vec::new(), 0);
             while last < all {
-                follow
-                    .next(Credit::items(1_000), &mut events)
-                    .await
-                    .unwrap();
+                let followed = follow.next(Credit::items(1_000), &mut events).await;
+                assert!(
+                    matches!(followed, Ok(Followed::Events { .. })),
+                    "{followed:?}"
+                );
                 for event in events.drain(..) {
                     assert_eq!(event.seq, last + 1);
                     last = event.seq;
