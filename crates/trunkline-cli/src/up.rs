@@ -129,16 +129,17 @@ async fn run(
     mut child: Option<&mut Child>,
     global: &Global,
 ) -> Result<()> {
+    // Before the bus, so that nothing is made on a disk for a door that cannot open.
+    let listen = config.door.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| unbound(listen, error))?;
     let bus = tokio::select! {
         bus = async { Bus::from_config(config).await } => bus?,
         // Its own error is told when it is stopped.
         () = gave_up(child.as_deref_mut()) => return Ok(()),
     };
-    let listen = config.door.listen;
     let door = Door::new(bus.clone(), door_config(&config.door))?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| unbound(listen, error))?;
     let address = listener
         .local_addr()
         .map_err(|error| unbound(listen, error))?;

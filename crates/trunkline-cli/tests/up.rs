@@ -132,7 +132,10 @@ fn wrong_usage_ends_with_2_and_names_the_fault() {
         (&["up", "--listn", "127.0.0.1:0"], "--listen"),
         (&["up", "--listen", "nowhere"], "127.0.0.1:7400"),
         (&["up", "--listen", "0.0.0.0:0"], "--expose"),
-        (&["up", "--allow-origin", "*"], "\"*\" is no origin"),
+        (
+            &["up", "--url", "memory:", "--allow-origin", "*"],
+            "\"*\" is no origin",
+        ),
         (&["up", "--source", ""], "source"),
         (&["fly"], "fly"),
         (&[], "up"),

@@ -115,6 +115,28 @@ impl LogEngine {
         Ok(Self::on(bus))
     }
 
+    /// Opens a directory of a simulated disk, which nobody else has. It is to be closed before the disk
+    /// crashes, so that nothing of it is at work afterwards.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    #[cfg(feature = "simulation")]
+    pub fn simulated(
+        disk: &crate::sim::SimDisk,
+        options: &LogOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        use crate::disk::Disk;
+        let (dir, lock) = (options.dir.clone(), directory::Lock::none());
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        disk.make_dir(&dir).map_err(|error| {
+            Error::new(ErrorKind::StorageFailed, "no directory").caused_by(error)
+        })?;
+        let id = "simulated".to_owned();
+        let bus = directory::open_on(disk, dir, id, lock, options, clock)?;
+        Ok(Self::on(Arc::new(bus)))
+    }
+
     /// Where the process that has this directory may serve others: a socket in it.
     ///
     /// # Errors

@@ -70,6 +70,35 @@ enum Change {
     Remove(PathBuf, usize),
 }
 
+impl State {
+    /// Directories themselves are durable at once, here as in [`make_dir`](Disk::make_dir); what is
+    /// pending in them stays so.
+    fn move_dir(&mut self, from: &Path, to: &Path) {
+        let moved = |path: &Path| match path.strip_prefix(from) {
+            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => path.to_owned(),
+        };
+        self.dirs = self.dirs.iter().map(|dir| moved(dir)).collect();
+        for names in [&mut self.visible, &mut self.durable] {
+            *names = std::mem::take(names)
+                .into_iter()
+                .map(|(path, node)| (moved(&path), node))
+                .collect();
+        }
+        for (dir, change) in &mut self.pending {
+            *dir = moved(dir);
+            match change {
+                Change::Make(path, _) | Change::Remove(path, _) => *path = moved(path),
+                Change::Rename(old, new, _) => {
+                    *old = moved(old);
+                    *new = moved(new);
+                }
+            }
+        }
+    }
+}
+
 impl SimDisk {
     /// An empty disk. The seed decides what is left of a write that fails.
     pub fn new(seed: u64) -> Self {
@@ -332,6 +361,10 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.step_plain()?;
+        if state.dirs.contains(from) {
+            state.move_dir(from, to);
+            return Ok(());
+        }
         let Some(node) = state.visible.get(from).copied() else {
             return Err(io::ErrorKind::NotFound.into());
         };

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use trunkline_core::engine::{Admitted, Batch, Boxed, Heard, Link, Listener, Live, Message, Route};
 use trunkline_core::wire::Body;
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
@@ -130,6 +132,9 @@ impl Route for NatsRoute {
     }
 }
 
+/// For how long a listener that begins looks whether it is refused: that is told on the side, and by
+/// then has been sent already.
+const REFUSAL_MS: u32 = 5;
 /// Messages that are handed to a listener at once, at most.
 const TOGETHER: usize = 256;
 
@@ -255,6 +260,12 @@ impl NatsListener {
         }
         // A refusal that is later still ends the listener.
         wire.denied.settled().await;
+        for _ in 0..REFUSAL_MS {
+            if listener.ring.refused().is_some() {
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
         listener.connections.mark_unchanged();
         match listener.ring.refused() {
             Some(refused) => Err(refused),

@@ -82,7 +82,14 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let short = Short::new(path)?;
-    UnixListener::bind(&short.path)
+    let listener = UnixListener::bind(&short.path)?;
+    // Who may write to the directory may connect, whatever the process's mask says.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let rights = std::fs::metadata(dir.unwrap_or(Path::new(".")))?.permissions();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&rights) & 0o777;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, mode)?;
+    Ok(listener)
 }
 
 /// Serves whoever connects, until it is dropped. Connections go on then, until the server closes.

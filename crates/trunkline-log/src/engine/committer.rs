@@ -73,6 +73,26 @@ pub(super) enum Job {
     Close(Option<Reply<()>>),
 }
 
+impl Job {
+    /// Answers that it is not done.
+    fn refuse(self, error: &Error) {
+        fn no<T>(reply: Reply<T>, error: &Error) {
+            // Whoever asked may have gone.
+            let _ = reply.send(Err(error.clone()));
+        }
+        match self {
+            Self::Append { reply, .. } => no(reply, error),
+            Self::Remove { reply, .. } => no(reply, error),
+            Self::Age { reply, .. }
+            | Self::Settle { reply, .. }
+            | Self::Expire { reply }
+            | Self::Change { reply, .. } => no(reply, error),
+            Self::Commit { reply, .. } => no(reply, error),
+            Self::Copied(_) | Self::Close(_) => {}
+        }
+    }
+}
+
 /// A job in the queue, and the room that it takes there.
 pub(super) struct Queued {
     pub(super) job: Job,

@@ -198,6 +198,9 @@ impl Consumer {
             .map_while(|_| inner.ledger.lend_again(now))
             .collect();
         if !again.is_empty() {
+            if again.len() == credit.items {
+                self.waiter.wake(); // There may be more, and another member may be idle.
+            }
             return Plan::Again(again);
         }
         let first_lease = inner.ledger.next_end().is_none();
@@ -256,18 +259,27 @@ impl Consumer {
         &self,
         stream: &OpenStream,
         again: Vec<(Token, u32)>,
+        max_bytes: usize,
         out: &mut Vec<Delivery>,
         now: std::time::Instant,
     ) -> Result<usize> {
         let before = out.len();
+        let (mut bytes, mut is_full) = (0_usize, false);
         let mut failed = Ok(());
         for (token, delivered_hint) in again {
             let event = match &failed {
-                Ok(()) => stream.reader.event(token.seq),
-                Err(_) => Ok(None),
+                Ok(()) if !is_full => stream.reader.event(token.seq),
+                _ => Ok(None),
             };
+            let size = |event: &StoredEvent| event.body.rough_bytes() + event.headers.bytes();
             let settle = match event {
+                Ok(Some(event)) if out.len() > before && bytes + size(&event) > max_bytes => {
+                    is_full = true;
+                    Settle::GiveBack
+                }
+                Ok(None) if is_full => Settle::GiveBack,
                 Ok(Some(event)) => {
+                    bytes += size(&event);
                     out.push(Delivery {
                         token,
                         event,
@@ -286,6 +298,9 @@ impl Consumer {
             let _ = self.inner.lock().ledger.settle(token, settle, now);
         }
         let added = out.len() - before;
+        if is_full {
+            self.waiter.wake(); // Another member may be idle.
+        }
         if added == 0 {
             failed.map(|()| 0)
         } else {
@@ -420,10 +435,12 @@ impl Feed for LogFeed {
                 let now = Instant::now().into_std();
                 let (parked, end) = match consumer.plan(stream, credit, out, now) {
                     Plan::Done(fetched) => return Ok(fetched),
-                    Plan::Again(again) => match consumer.deliver_again(stream, again, out, now)? {
-                        0 => continue,
-                        added => return Ok(Fetched::Deliveries(added)),
-                    },
+                    Plan::Again(again) => {
+                        match consumer.deliver_again(stream, again, credit.bytes, out, now)? {
+                            0 => continue,
+                            added => return Ok(Fetched::Deliveries(added)),
+                        }
+                    }
                     Plan::Read(from, selection, generation) => {
                         let ahead = Ahead(consumer);
                         let reader = stream.reader.clone();

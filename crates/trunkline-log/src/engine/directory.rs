@@ -1,6 +1,6 @@
 //! The directory: whose it is, what is in it, and opening all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use trunkline_core::engine::StreamSpec;
 use trunkline_core::local::Listeners;
 use trunkline_core::{Clock, Error, ErrorKind, Filter, Name, Result};
@@ -72,7 +73,18 @@ pub(super) fn open(dir: PathBuf, options: &LogOptions, clock: Arc<dyn Clock>) ->
             None => begin(&dir)?,
         },
     };
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    open_on(Arc::new(RealDisk), dir, id, lock, options, clock)
+}
+
+/// Opens what is on a disk, once it is known whose it is.
+pub(super) fn open_on(
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    id: String,
+    lock: Lock,
+    options: &LogOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Bus> {
     let now = clock.now();
     let (journal, report) = Journal::open(Arc::clone(&disk), &dir, JournalOptions::default(), now)?;
     if report.cut_bytes > 0 {
@@ -123,6 +135,7 @@ pub(super) fn open(dir: PathBuf, options: &LogOptions, clock: Arc<dyn Clock>) ->
         keys_changed: false,
         lock,
         staged: Staged::default(),
+        failed: None,
     })?;
     Ok(Bus {
         dir,
@@ -133,7 +146,7 @@ pub(super) fn open(dir: PathBuf, options: &LogOptions, clock: Arc<dyn Clock>) ->
         keys,
         changed,
         committer,
-        connections: parking_lot::Mutex::new(1),
+        connections: Mutex::new(1),
     })
 }
 
@@ -169,7 +182,11 @@ fn check_format(dir: &Path) -> Result<Option<String>> {
     let found = match fs::read(&path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return check_empty(dir).map(|()| None);
+            return match check_empty(dir) {
+                // Another process has made it ours meanwhile.
+                Err(_) if path.exists() => check_format(dir),
+                checked => checked.map(|()| None),
+            };
         }
         Err(error) => return Err(access("read", &path, error)),
     };
@@ -180,8 +197,11 @@ fn check_empty(dir: &Path) -> Result<()> {
     let failed = |error| access("read", dir, error);
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        // What a crash leaves of making it ours.
-        if name != LOCK && name != MAKING {
+        // What a crash leaves of making it ours, and what a new volume has.
+        if ![LOCK, MAKING, "lost+found"]
+            .iter()
+            .any(|ours| name == *ours)
+        {
             return Err(foreign(dir, &dir.join(name)));
         }
     }
@@ -234,10 +254,20 @@ fn access(doing: &str, path: &Path, error: io::Error) -> Error {
     Error::new(kind, format!("{message}: {remedy}")).caused_by(error)
 }
 
+/// The directories that this process has locked. A process number in the file does not tell: in another
+/// container it may be that of another process.
+static LOCKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
 /// That the directory is ours. It ends with the process, however that ends.
-pub(super) struct Lock(Option<fs::File>);
+pub(super) struct Lock(Option<(fs::File, PathBuf)>);
 
 impl Lock {
+    /// For a disk that nobody else can have.
+    #[cfg(feature = "simulation")]
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     fn take(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK);
         let mut file = fs::OpenOptions::new()
@@ -249,16 +279,24 @@ impl Lock {
             .map_err(|error| access("open", &path, error))?;
         let mut waited = Duration::ZERO;
         loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(fs::TryLockError::Error(error)) => return Err(access("lock", &path, error)),
-                Err(fs::TryLockError::WouldBlock) => {}
-            }
-            let mut owner = String::new();
-            let read = file.rewind().and_then(|()| file.read_to_string(&mut owner));
-            let owner = read.ok().and_then(|_| owner.trim().parse::<u32>().ok());
+            let is_ours = {
+                let mut locked = LOCKED.lock();
+                match file.try_lock() {
+                    Ok(()) => {
+                        locked.insert(dir.to_owned());
+                        break;
+                    }
+                    Err(fs::TryLockError::Error(error)) => {
+                        return Err(access("lock", &path, error));
+                    }
+                    Err(fs::TryLockError::WouldBlock) => locked.contains(dir),
+                }
+            };
             // One of this process is about to close it: nobody could have connected to it else.
-            if owner != Some(std::process::id()) || waited > PATIENCE {
+            if !is_ours || waited > PATIENCE {
+                let mut owner = String::new();
+                let read = file.rewind().and_then(|()| file.read_to_string(&mut owner));
+                let owner = read.ok().and_then(|_| owner.trim().parse::<u32>().ok());
                 let owner = owner.map_or_else(String::new, |pid| format!(" (process {pid})"));
                 return Err(Error::new(
                     ErrorKind::InUse,
@@ -271,15 +309,34 @@ impl Lock {
             thread::sleep(LOOK_EVERY);
             waited += LOOK_EVERY;
         }
-        let failed = |error| access("write to", &path, error);
-        file.set_len(0).map_err(failed)?;
-        file.rewind().map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self(Some(file)))
+        let mut lock = Self(Some((file, dir.to_owned())));
+        lock.say()
+            .map_err(|error| access("write to", &path, error))?;
+        Ok(lock)
+    }
+
+    /// Writes down who has it.
+    fn say(&mut self) -> io::Result<()> {
+        let Some((file, _)) = &mut self.0 else {
+            return Ok(());
+        };
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
     }
 
     /// Lets the next one have it.
     pub(super) fn release(&mut self) {
-        self.0.take();
+        if let Some((file, dir)) = self.0.take() {
+            let mut locked = LOCKED.lock();
+            drop(file);
+            locked.remove(&dir);
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.release();
     }
 }

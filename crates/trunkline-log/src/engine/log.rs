@@ -18,13 +18,22 @@ use super::{Bus, LogEngine, encoded};
 use crate::selection::Selection;
 
 impl Bus {
-    /// Has events leave that are past their age.
+    /// Has events leave that are past their age. If they cannot, that is no reason not to read.
     pub(super) async fn age(&self, stream: &OpenStream) -> Result<()> {
-        if !stream.is_due(self.clock.now())? {
-            return Ok(());
+        let aged = async {
+            if !stream.is_due(self.clock.now())? {
+                return Ok(());
+            }
+            let stream = stream.name.clone();
+            self.committer.ask(|reply| Job::Age { stream, reply }).await
+        };
+        match aged.await {
+            Err(error) if error.kind() != ErrorKind::Closed => {
+                tracing::debug!(stream = %stream.name, %error, "events past their age stay");
+                Ok(())
+            }
+            aged => aged,
         }
-        let stream = stream.name.clone();
-        self.committer.ask(|reply| Job::Age { stream, reply }).await
     }
 }
 

@@ -138,6 +138,21 @@ impl OpenStream {
         wakes.iter().for_each(|waiter| waiter.wake());
     }
 
+    /// Has everybody look at what is published and was noted for nobody: its group failed half-way.
+    pub(super) fn note_published(&self) {
+        let tail = self.reader.standing().tail;
+        {
+            let mut interest = self.interest();
+            let from = interest.noted;
+            if from >= tail {
+                return;
+            }
+            interest.waiters.all(|waiter| waiter.note(from));
+            interest.noted = tail;
+        }
+        self.wake_everyone();
+    }
+
     /// Takes over another specification; who waits for what has left is told of the gap now.
     pub(super) fn update(&self, spec: StreamSpec, stored: Vec<Filter>) {
         {

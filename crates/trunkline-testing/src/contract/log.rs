@@ -46,6 +46,13 @@ impl LogHarness {
     }
 }
 
+impl LogHarness {
+    /// A path in its directory, for something that goes with it.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+}
+
 impl Default for LogHarness {
     fn default() -> Self {
         Self::new()

@@ -150,8 +150,11 @@ impl RemoteHarness {
                 })
             }
             Way::Unix => {
-                let path = std::env::temp_dir();
-                let path = path.join(format!("trunkline-{}-{place}.sock", std::process::id()));
+                let name = format!("{place}.sock");
+                let path = match &self.behind {
+                    Behind::Log(harness) => harness.beside(&name),
+                    Behind::Memory => std::env::temp_dir().join(name),
+                };
                 let listener = listen_unix(&path).expect("a place for a socket");
                 tokio::spawn(serve_unix(listener, server.clone()));
                 At::Socket(path)

@@ -45,7 +45,7 @@ mod shared {
 
     use parking_lot::Mutex;
     use tokio::sync::watch;
-    use tokio::task::AbortHandle;
+    use tokio::task::{AbortHandle, JoinHandle};
     use tokio::time::{Instant, timeout};
     use trunkline_core::engine::{
         Boxed, Capabilities, Consume, Engine, Fact, Limits, Link, LinkOptions, Live, Log, Reach,
@@ -192,6 +192,8 @@ mod shared {
         unanswered: Mutex<Option<Instant>>,
         /// What this process took over, when nobody had it.
         owner: Mutex<Option<Arc<Owner>>>,
+        /// Taking over, which may last longer than a dial waits.
+        opening: tokio::sync::Mutex<Option<JoinHandle<Result<Owner>>>>,
         /// When to take it over.
         patience: Duration,
     }
@@ -210,6 +212,7 @@ mod shared {
                 clock: Arc::clone(clock),
                 unanswered: Mutex::default(),
                 owner: Mutex::default(),
+                opening: tokio::sync::Mutex::default(),
                 patience: COMES_BACK_WITHIN,
             });
             let link = LinkOptions {
@@ -246,7 +249,9 @@ mod shared {
                 )
                 .caused_by(error));
             }
-            if nobody.contains(&error.kind()) && self.is_given_up() {
+            // A directory that is gone is not made anew: it may be a volume that is not mounted.
+            let is_there = || self.socket.with_file_name("FORMAT").exists();
+            if nobody.contains(&error.kind()) && self.is_given_up() && is_there() {
                 self.take_over().await?;
                 let socket = connect_unix(&self.socket).await;
                 return socket.map_err(|error| self.silent(error));
@@ -268,19 +273,42 @@ mod shared {
             unanswered.get_or_insert_with(Instant::now).elapsed() >= self.patience
         }
 
+        /// Opens the directory, or waits for an opening that an earlier dial had no time for.
+        async fn opened(&self) -> Result<Owner> {
+            let mut opening = self.opening.lock().await;
+            let opened = opening.get_or_insert_with(|| {
+                let (options, clock) = (self.options.clone(), Arc::clone(&self.clock));
+                tokio::spawn(async move { Owner::new(&options, &clock).await })
+            });
+            let opened = opened.await;
+            *opening = None;
+            opened.map_err(|error| {
+                Error::new(ErrorKind::Internal, "opening the directory ended early")
+                    .caused_by(error)
+            })?
+        }
+
         async fn take_over(&self) -> Result<()> {
-            let owner = match Owner::new(&self.options, &self.clock).await {
+            let owner = match self.opened().await {
                 Ok(owner) => owner,
                 Err(error) if error.kind() == ErrorKind::InUse => {
                     // Somebody has it and will answer, once it is open.
                     *self.unanswered.lock() = None;
                     return Err(Error::new(
                         ErrorKind::Disconnected,
-                        format!("{} is being opened by another process", self.place),
+                        format!(
+                            "another process has {} and does not answer yet; if that stays so, its socket {} is gone: start it again",
+                            self.place,
+                            self.socket.display()
+                        ),
                     )
                     .caused_by(error));
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Opening is dear, and keeps the directory from whoever is to repair it.
+                    *self.unanswered.lock() = None;
+                    return Err(error);
+                }
             };
             tracing::info!(
                 place = self.place,
@@ -378,6 +406,10 @@ mod shared {
                 self.engine.close().await;
                 let owner = self.door.owner.lock().take();
                 if let Some(owner) = owner {
+                    owner.close_gently().await;
+                }
+                let opening = self.door.opening.lock().await.take();
+                if let Some(Ok(Ok(owner))) = async { Some(opening?.await) }.await {
                     owner.close_gently().await;
                 }
             })

@@ -36,11 +36,16 @@ impl Writer {
         }
     }
 
+    /// Waits for the disk. What fails there ends all writing.
+    fn flush(&mut self) -> Result<()> {
+        let flushed = self.journal.flush().map(drop);
+        flushed.inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
     /// Writes a record and waits for the disk.
     fn written(&mut self, record: Record, now: Timestamp) -> Result<()> {
         self.record(record, now)?;
-        let _ = self.journal.flush()?;
-        Ok(())
+        self.flush()
     }
 
     fn create_stream(&mut self, spec: StreamSpec, now: Timestamp) -> Result<()> {
@@ -105,8 +110,9 @@ impl Writer {
             },
             now,
         )?;
-        self.stream(&spec.name)?.commit()?;
-        let _ = self.journal.flush()?;
+        let committed = self.stream(&spec.name)?.commit();
+        committed.inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.flush()?;
         open.update(spec, stored.clone());
         for consumer in open.consumers().values() {
             consumer.select_anew(&stored);
@@ -127,9 +133,23 @@ impl Writer {
         };
         // Nobody writes to it any more; who reads it reads on from files that are open.
         let stream = self.writing.remove(name);
-        self.disk.rename(&dir, &aside).map_err(failed)?;
+        let set_aside = self.disk.rename(&dir, &aside).and_then(|()| {
+            // Before the record: a stream that is known to be deleted must not be there again.
+            self.disk.sync_dir(&self.dir.join("streams"))
+        });
+        let deleted = set_aside
+            .map_err(failed)
+            .and_then(|()| self.written(Record::StreamDeleted(name.clone()), now));
+        if let Err(error) = deleted {
+            // It goes on as it was; what cannot be undone is put in order at the next opening.
+            if self.failed.is_none() {
+                let _ = self.disk.rename(&aside, &dir);
+            }
+            self.writing
+                .extend(stream.map(|stream| (name.clone(), stream)));
+            return Err(error);
+        }
         drop(stream);
-        self.written(Record::StreamDeleted(name.clone()), now)?;
         self.streams.remove(name);
         if let Err(error) = stream::delete(&*self.disk, &aside) {
             tracing::warn!(stream = %name, %error, "what is left of the stream is removed at the next opening");

@@ -40,6 +40,8 @@ pub(in crate::engine) struct Writer {
     pub(in crate::engine) lock: Lock,
     /// What is to be done when the group is durable, or is not.
     pub(in crate::engine) staged: Staged,
+    /// What failed: from then on nobody knows what is on the disk, and nothing more is written.
+    pub(in crate::engine) failed: Option<Error>,
 }
 
 /// What waits for the group to be durable.
@@ -116,6 +118,10 @@ impl Writer {
     }
 
     fn stage(&mut self, job: Job) {
+        if let Some(error) = &self.failed {
+            job.refuse(error);
+            return;
+        }
         let now = self.clock.now();
         match job {
             Job::Append {
@@ -300,12 +306,24 @@ impl Writer {
                 }
             }
         }
+        // What is published is to be seen, also where something else failed.
+        for stream in self.streams.all() {
+            stream.note_published();
+        }
         for answer in staged.answers {
             answer(written.as_ref().err());
         }
     }
 
     fn write(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.write_group()
+            .inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    fn write_group(&mut self) -> Result<()> {
         let dirty = self.writing.values_mut().filter(|stream| stream.is_dirty());
         let mut written: Vec<&mut Stream> = dirty.collect();
         for stream in &mut written {
@@ -328,16 +346,27 @@ impl Writer {
 
     /// What is done between groups: snapshots and the room of dead values.
     fn tidy(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
         let now = self.clock.now();
         if self.journal.snapshot_due() {
             match self.journal.begin_snapshot(now) {
                 Ok(job) => {
                     let queue = self.queue.clone();
-                    thread::spawn(move || {
+                    let copy = move || {
                         let job = Job::Copied(job.run());
                         // Without a committer nobody needs it.
                         let _ = queue.send(Queued { job, _room: None });
-                    });
+                    };
+                    let thread = thread::Builder::new().name("trunkline-snapshot".to_owned());
+                    if let Err(error) = thread.spawn(copy) {
+                        let error = Error::new(ErrorKind::Internal, "no thread for a snapshot")
+                            .caused_by(error);
+                        if let Err(error) = self.journal.end_snapshot(Err(error)) {
+                            tracing::warn!(%error, "a snapshot of the journal failed; it is tried again later");
+                        }
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "a snapshot of the journal cannot begin"),
             }
