@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use trunkline_core::engine::{
-    Backlog, Boxed, Change, ConsumerRef, ConsumerSpec, ConsumerState, Inspection, Position,
-    Retention, StreamSpec, SubjectCount, Topology,
+    Backlog, Boxed, Change, ConsumerRef, ConsumerSpec, ConsumerState, Inspection, StreamSpec,
+    SubjectCount, Topology,
 };
 use trunkline_core::plan::differences;
+use trunkline_core::plan::legal::{
+    check_consumer, check_same, check_start, check_stream, no_such_consumer,
+};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::MemoryEngine;
@@ -35,9 +37,9 @@ impl MemoryEngine {
             }
             Change::CreateConsumer(spec) => self.create_consumer(spec),
             Change::UpdateConsumer(spec) => {
-                check_consumer(&spec)?;
                 self.with_consumer(&spec.at.clone(), |consumer, stream| {
-                    check_commands(&spec, stream)?;
+                    let others = stream.consumers.values().map(|other| &other.spec);
+                    check_consumer(&spec, &stream.spec, others)?;
                     consumer.update(spec, stream);
                     Ok(())
                 })?
@@ -61,7 +63,6 @@ impl MemoryEngine {
 
     fn create_stream(&self, spec: StreamSpec) -> Result<()> {
         self.check_open()?;
-        check_subjects(&spec)?;
         let mut streams = self.bus.streams.write();
         if let Some(found) = streams.get(&spec.name) {
             let differences = differences(&found.lock().spec, &spec);
@@ -78,7 +79,7 @@ impl MemoryEngine {
                 ),
             ));
         }
-        apart(&spec, &streams)?;
+        check(&spec, &streams)?;
         let stream = Stream::new(spec.clone(), &self.bus.options);
         streams.insert(spec.name, Arc::new(Mutex::new(stream)));
         Ok(())
@@ -86,10 +87,9 @@ impl MemoryEngine {
 
     fn update_stream(&self, spec: StreamSpec) -> Result<()> {
         let stream = self.stream(&spec.name)?;
-        check_subjects(&spec)?;
         // Held, so that no other stream takes the subjects in the meantime.
         let streams = self.bus.streams.write();
-        apart(&spec, &streams)?;
+        check(&spec, &streams)?;
         let waiters = {
             let mut stream = stream.lock();
             stream.update(spec, &self.bus.options, self.bus.clock.now())?;
@@ -102,37 +102,14 @@ impl MemoryEngine {
     }
 
     fn create_consumer(&self, spec: ConsumerSpec) -> Result<()> {
-        check_consumer(&spec)?;
         let stream = self.stream(&spec.at.stream)?;
         let mut stream = stream.lock();
+        let others = stream.consumers.values().map(|other| &other.spec);
+        check_consumer(&spec, &stream.spec, others)?;
         if let Some(found) = stream.consumers.get(&spec.at.consumer) {
-            // Where it started is history: everything else must be as declared.
-            let found = ConsumerSpec {
-                start: spec.start,
-                ..found.spec.clone()
-            };
-            if found == spec {
-                return Ok(());
-            }
-            return Err(Error::new(
-                ErrorKind::Drift,
-                format!(
-                    "consumer {} exists and differs: found {found:?}, declared {spec:?}",
-                    spec.at.consumer
-                ),
-            ));
+            return check_same(&found.spec, &spec);
         }
-        if stream.spec.retention == Retention::WorkQueue && spec.start != Position::First {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "consumer {} starts at {} but {} is a work queue, whose events would be left over; \
-                     start at the first",
-                    spec.at.consumer, spec.start, spec.at.stream
-                ),
-            ));
-        }
-        check_commands(&spec, &stream)?;
+        check_start(&spec, &stream.spec)?;
         let name = spec.at.consumer.clone();
         let consumer = Consumer::new(spec, &mut stream);
         stream.consumers.insert(name, consumer);
@@ -156,92 +133,13 @@ impl MemoryEngine {
     }
 }
 
-fn check_subjects(spec: &StreamSpec) -> Result<()> {
-    if !spec.subjects.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
-        format!(
-            "stream {} has no subjects, so it would never store an event; give it some",
-            spec.name
-        ),
-    ))
-}
-
-/// Refuses a stream that would share subjects with another.
-fn apart(spec: &StreamSpec, streams: &BTreeMap<Name, Arc<Mutex<Stream>>>) -> Result<()> {
-    for (name, stream) in streams.iter().filter(|(name, _)| **name != spec.name) {
-        let stream = stream.lock();
-        let overlaps = |filter: &&Filter| spec.subjects.iter().any(|own| own.overlaps(filter));
-        if let Some(subjects) = stream.spec.subjects.iter().find(overlaps) {
-            return Err(Error::new(
-                ErrorKind::Overlap,
-                format!(
-                    "stream {} would share subjects with stream {name}, which stores {subjects}; \
-                     give each subject to one stream",
-                    spec.name
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn no_such_consumer(at: &ConsumerRef) -> Error {
-    Error::new(
-        ErrorKind::NoSuchConsumer,
-        format!(
-            "there is no consumer {} on stream {}",
-            at.consumer, at.stream
-        ),
-    )
-}
-
-/// Refuses two consumers that would share commands of a work queue.
-fn check_commands(spec: &ConsumerSpec, stream: &Stream) -> Result<()> {
-    if stream.spec.retention != Retention::WorkQueue {
-        return Ok(());
-    }
-    let others = stream
-        .consumers
+/// Refuses a stream that could store nothing, or would share subjects with another.
+fn check(spec: &StreamSpec, streams: &BTreeMap<Name, Arc<Mutex<Stream>>>) -> Result<()> {
+    let specs: Vec<StreamSpec> = streams
         .values()
-        .filter(|other| other.spec.at != spec.at);
-    let shares = |other: &&Consumer| {
-        spec.filters.iter().any(|filter| {
-            other
-                .spec
-                .filters
-                .iter()
-                .any(|theirs| theirs.overlaps(filter))
-        })
-    };
-    match others.into_iter().find(shares) {
-        None => Ok(()),
-        Some(other) => Err(Error::new(
-            ErrorKind::Overlap,
-            format!(
-                "consumers {} and {} would share commands of {}; a command has one consumer",
-                spec.at.consumer, other.spec.at.consumer, spec.at.stream
-            ),
-        )),
-    }
-}
-
-fn check_consumer(spec: &ConsumerSpec) -> Result<()> {
-    let fault = if spec.filters.is_empty() {
-        "has no filter, so it would get what nobody meant for it"
-    } else if spec.ack_wait.is_zero() || spec.ack_wait > Duration::from_secs(24 * 60 * 60) {
-        "has an ack wait of zero or of more than a day"
-    } else if spec.max_in_flight == 0 {
-        "may have nothing in flight, so it would never get an event"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
-        format!("consumer {} {fault}", spec.at.consumer),
-    ))
+        .map(|stream| stream.lock().spec.clone())
+        .collect();
+    check_stream(spec, &specs)
 }
 
 impl Topology for MemoryEngine {

@@ -18,6 +18,7 @@ use trunkline_core::engine::{
     Admission, Admitted, Batch, Boxed, Consume, ConsumerRef, Credit, Delivery, Feed, Fetched, Gap,
     Link, Membership, Seq, Settle, Settler, Token,
 };
+use trunkline_core::plan::legal::no_such_consumer;
 use trunkline_core::{Error, ErrorKind, Result};
 
 pub(crate) use self::leases::Leases;
@@ -110,13 +111,6 @@ async fn consumer_info(wire: &Wire, at: &ConsumerRef) -> Result<Option<ConsumerI
         Err(error) if error.err_code == code::CONSUMER_NOT_FOUND => Ok(None),
         Err(error) => Err(error.meaning(&format!("describe consumer {}", at.consumer))),
     }
-}
-
-pub(crate) fn no_such_consumer(at: &ConsumerRef) -> Error {
-    Error::new(
-        ErrorKind::NoSuchConsumer,
-        format!("stream {} has no consumer {}", at.stream, at.consumer),
-    )
 }
 
 /// What retention took before it was given to anybody.

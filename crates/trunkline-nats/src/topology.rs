@@ -2,8 +2,6 @@
 
 pub(crate) mod spec;
 
-use std::time::Duration;
-
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -12,6 +10,7 @@ use trunkline_core::engine::{
     Retention, StreamSpec, StreamState, SubjectCount, Topology,
 };
 use trunkline_core::plan::differences;
+use trunkline_core::plan::legal::{check_limits, check_start, no_such_consumer};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
 
 use self::spec::{
@@ -19,7 +18,6 @@ use self::spec::{
 };
 use crate::NatsEngine;
 use crate::api::{ConsumerInfo, StreamInfo, code};
-use crate::consume::no_such_consumer;
 
 /// What the streams behind KV buckets and object stores are called.
 const NOT_STREAMS: [&str; 2] = ["KV_", "OBJ_"];
@@ -272,7 +270,7 @@ impl NatsEngine {
     }
 
     async fn create_consumer(&self, spec: ConsumerSpec) -> Result<()> {
-        check_consumer(&spec)?;
+        check_limits(&spec)?;
         let stream = self.wire.known_stream(spec.at.stream.as_str()).await?;
         if let Some(found) = self.consumer_info(&spec.at).await? {
             let found = consumer_spec(&spec.at.stream, &found.config);
@@ -289,16 +287,7 @@ impl NatsEngine {
             };
         }
         let of = stream_spec(&stream.config)?;
-        if of.retention == Retention::WorkQueue && spec.start != Position::First {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "consumer {} starts at {} but {} is a work queue, whose events would be left over; \
-                     start at the first",
-                    spec.at.consumer, spec.start, spec.at.stream
-                ),
-            ));
-        }
+        check_start(&spec, &of)?;
         check_reach(&spec, &of)?;
         let start = match spec.start {
             Position::Last(_) => {
@@ -320,7 +309,7 @@ impl NatsEngine {
     }
 
     async fn update_consumer(&self, spec: ConsumerSpec) -> Result<()> {
-        check_consumer(&spec)?;
+        check_limits(&spec)?;
         let stream = self.wire.known_stream(spec.at.stream.as_str()).await?;
         let found = self.consumer_info(&spec.at).await?;
         let found = found.ok_or_else(|| no_such_consumer(&spec.at))?;
@@ -429,22 +418,6 @@ fn check_subjects(spec: &StreamSpec) -> Result<()> {
             "stream {} has no subjects; NATS would store its name as the only one; give it some",
             spec.name
         ),
-    ))
-}
-
-fn check_consumer(spec: &ConsumerSpec) -> Result<()> {
-    let fault = if spec.filters.is_empty() {
-        "has no filter, so it would get what nobody meant for it"
-    } else if spec.ack_wait.is_zero() || spec.ack_wait > Duration::from_secs(24 * 60 * 60) {
-        "has an ack wait of zero or of more than a day"
-    } else if spec.max_in_flight == 0 {
-        "may have nothing in flight, so it would never get an event"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
-        format!("consumer {} {fault}", spec.at.consumer),
     ))
 }
 

@@ -42,8 +42,27 @@ pub fn check_stream<'a>(
     Ok(())
 }
 
-/// Refuses a consumer that could never work, and one that would share commands of a work queue with
-/// another.
+/// Refuses a consumer that could never work.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`].
+pub fn check_limits(spec: &ConsumerSpec) -> Result<()> {
+    let fault = if spec.filters.is_empty() {
+        "has no filter, so it would get what nobody meant for it"
+    } else if spec.ack_wait.is_zero() || spec.ack_wait > MAX_ACK_WAIT {
+        "has an ack wait of zero or of more than a day"
+    } else if spec.max_in_flight == 0 {
+        "may have nothing in flight, so it would never get an event"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::InvalidConfig,
+        format!("consumer {} {fault}", spec.at.consumer),
+    ))
+}
+
+/// As [`check_limits`], and refuses one that would share commands of a work queue with another.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Overlap`].
@@ -52,19 +71,8 @@ pub fn check_consumer<'a>(
     stream: &StreamSpec,
     all: impl IntoIterator<Item = &'a ConsumerSpec>,
 ) -> Result<()> {
-    let fault = if spec.filters.is_empty() {
-        "has no filter, so it would get what nobody meant for it"
-    } else if spec.ack_wait.is_zero() || spec.ack_wait > MAX_ACK_WAIT {
-        "has an ack wait of zero or of more than a day"
-    } else if spec.max_in_flight == 0 {
-        "may have nothing in flight, so it would never get an event"
-    } else {
-        return check_commands(spec, stream, all);
-    };
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
-        format!("consumer {} {fault}", spec.at.consumer),
-    ))
+    check_limits(spec)?;
+    check_commands(spec, stream, all)
 }
 
 fn check_commands<'a>(
