@@ -1,11 +1,13 @@
-//! The connection: how it is made, whether it stands, and what was refused on it.
+//! The connection: how it is made and looked after.
+
+mod state;
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -17,6 +19,7 @@ use trunkline_core::{Clock, Error, ErrorKind, Result};
 use crate::asks::Asks;
 use crate::denied::Denied;
 use crate::options::{Auth, NatsOptions};
+use state::State;
 
 /// The oldest server that has what the engine needs: atomic batches that know duplicates.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 1);
@@ -42,17 +45,6 @@ pub(crate) struct Wire {
     state: Arc<State>,
     /// What hears the answers.
     hearing: AbortHandle,
-}
-
-/// What the client's events say.
-pub(crate) struct State {
-    pub(crate) link: watch::Sender<Link>,
-    /// Rises with each connection, so that readers notice that theirs is another.
-    pub(crate) connections: watch::Sender<u64>,
-    clock: Arc<dyn Clock>,
-    place: String,
-    /// Whether the first loss of the connection is the end: the client has no word for that.
-    once: bool,
 }
 
 impl Wire {
@@ -534,82 +526,4 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
-}
-
-impl State {
-    fn happened(&self, event: &Event, denied: &Denied) {
-        match event {
-            Event::Connected => {
-                // What was asked on the way from one connection to the other is lost as well.
-                if *self.connections.borrow() > 0 {
-                    denied.interrupt();
-                }
-                let back = self.link.send_if_modified(|link| match link {
-                    Link::Disconnected { .. } => {
-                        *link = Link::Connected;
-                        true
-                    }
-                    Link::Connected | Link::Closed => false,
-                });
-                self.connections.send_modify(|count| *count += 1);
-                if back {
-                    tracing::debug!(url = %self.place, "connected again");
-                }
-            }
-            Event::Disconnected => {
-                match self.once {
-                    true => drop(self.link.send_replace(Link::Closed)),
-                    false => self.lost("the connection was lost"),
-                }
-                // Answers on the way were lost with their connection: whoever waits asks again, or
-                // says that nobody knows.
-                denied.interrupt();
-            }
-            Event::LameDuckMode => {
-                tracing::warn!(url = %self.place, "the NATS server is about to stop (lame duck); another is looked for");
-            }
-            Event::Closed | Event::ClientError(ClientError::MaxReconnects) => {
-                self.link.send_replace(Link::Closed);
-                denied.interrupt();
-            }
-            Event::ClientError(ClientError::Other(text)) => self.not_back(text),
-            Event::ServerError(ServerError::Other(text)) if denied.heard(text) => {}
-            Event::ServerError(ServerError::AuthorizationViolation) => {
-                self.lost("the server refuses the credentials");
-            }
-            Event::SlowConsumer(_) => {
-                tracing::error!(url = %self.place, "this process reads too slowly: the client dropped messages");
-            }
-            Event::Draining => {}
-            other if *self.link.borrow() == Link::Closed => {
-                tracing::debug!(url = %self.place, event = %other, "NATS reports after the end");
-            }
-            other => tracing::warn!(url = %self.place, event = %other, "NATS reports"),
-        }
-    }
-
-    /// An attempt to connect again failed.
-    fn not_back(&self, why: &str) {
-        if matches!(*self.link.borrow(), Link::Disconnected { .. }) {
-            self.lost(&format!("cannot connect again: {why}"));
-        }
-        tracing::debug!(url = %self.place, why, "cannot connect again");
-    }
-
-    fn lost(&self, reason: &str) {
-        self.link.send_if_modified(|link| match link {
-            Link::Connected => {
-                *link = Link::Disconnected {
-                    since: self.clock.now(),
-                    reason: reason.to_owned(),
-                };
-                true
-            }
-            Link::Disconnected { reason: said, .. } if said != reason => {
-                reason.clone_into(said);
-                true
-            }
-            Link::Disconnected { .. } | Link::Closed => false,
-        });
-    }
 }
