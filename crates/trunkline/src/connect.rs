@@ -28,9 +28,9 @@ use crate::lifecycle::log_link;
 use crate::raw::Decoding;
 use crate::topology::Topology;
 
+pub(crate) use declared::{BUCKET, DEAD_LETTERS, Declared, checked_source, roots};
 #[cfg(feature = "config")]
 pub(crate) use declared::{COMMANDS, EVENTS, default_stream};
-pub(crate) use declared::{DEAD_LETTERS, Declared, checked_source, roots};
 
 /// The connection to be, made by [`Bus::connect`]. Await it.
 #[must_use = "nothing happens until it is awaited"]
@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) listener_capacity: usize,
     pub(crate) drain_deadline: Duration,
     pub(crate) dead_letters: Name,
+    /// Where consumers keep what they know of their events.
+    pub(crate) bucket: Name,
     /// The copies that each stream should have, on an engine that could make some.
     pub(crate) copies: BTreeMap<Name, usize>,
     /// What consumers were told by the configuration.
@@ -279,6 +281,7 @@ impl Connect {
             listener_capacity: self.listener_capacity.max(1),
             drain_deadline: self.drain_deadline,
             dead_letters,
+            bucket: Name::new(BUCKET)?,
             copies: declared.copies(reach),
             decoding,
             consumers: self.consumers,

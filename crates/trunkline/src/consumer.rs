@@ -16,6 +16,7 @@
 mod dead_letter;
 mod declared;
 mod member;
+mod ordered;
 mod pool;
 mod receiver;
 mod retry;
@@ -29,15 +30,17 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, ConsumerState, Position};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::bus::Bus;
-use crate::event::{Event, Stored};
+use crate::event::{Class, Event, Stored};
 use crate::failure::{Classify, Rule, rule};
 use crate::handler::{Handler, Registered, Registration};
 use crate::layer::HandleLayer;
 use member::{Member, Source};
+use ordered::Ordered;
 
 pub use declared::{Declare, Declared};
 pub use receiver::{Receiver, Work};
@@ -65,6 +68,7 @@ pub struct Consumer {
     concurrency: usize,
     retry: Retry,
     ack_wait: Duration,
+    unordered: bool,
 }
 
 impl Consumer {
@@ -79,6 +83,7 @@ impl Consumer {
             concurrency: 1,
             retry: Retry::default(),
             ack_wait: Duration::ZERO,
+            unordered: false,
         };
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
@@ -114,6 +119,13 @@ impl Consumer {
     /// How many handlers run at once in this member. 16 unless set.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
+        self
+    }
+
+    /// Gives up the order of keys: every event goes to whichever member is free, as those of types
+    /// without a key do.
+    pub fn unordered(mut self) -> Self {
+        self.unordered = true;
         self
     }
 
@@ -176,7 +188,7 @@ impl Consumer {
         }
         self.check(&name)?;
         let mut handlers = BTreeMap::new();
-        let mut filters: BTreeMap<Name, Vec<Filter>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Name, Wanted> = BTreeMap::new();
         for handler in &self.handlers {
             handler.check(&self.bus)?;
             let info = handler.info()?;
@@ -187,7 +199,9 @@ impl Consumer {
                     format!("no stream stores {:?}", info.event_type),
                 )
             })?;
-            filters.entry(stream.clone()).or_default().push(filter);
+            let wanted = wanted.entry(stream.clone()).or_default();
+            wanted.filters.push(filter);
+            wanted.ordered |= info.keyed && info.class == Class::Durable && !self.unordered;
             if handlers
                 .insert(SmolStr::from(info.event_type.as_str()), Arc::clone(handler))
                 .is_some()
@@ -201,8 +215,34 @@ impl Consumer {
                 ));
             }
         }
+        let shared = Arc::new(Shared {
+            bus: self.bus.clone(),
+            name: name.clone(),
+            streams: wanted
+                .iter()
+                .filter(|(_, wanted)| !wanted.ordered)
+                .map(|(stream, _)| stream.clone())
+                .collect(),
+            handlers,
+            layers: std::mem::take(&mut self.layers),
+            rules: std::mem::take(&mut self.rules),
+            retry: self.retry.clone(),
+            ack_wait: self.ack_wait,
+            on_gap,
+        });
+        let control = watch::Sender::new(Control {
+            stop: None,
+            concurrency: self.concurrency,
+        });
+        let mut parts = JoinSet::new();
         let mut sources = Vec::new();
-        for (stream, filters) in filters {
+        for (stream, Wanted { filters, ordered }) in wanted {
+            if ordered {
+                let member =
+                    Ordered::join(Arc::clone(&shared), stream, &filters, self.from).await?;
+                parts.spawn(member.run(control.subscribe()));
+                continue;
+            }
             let at = ConsumerRef {
                 stream,
                 consumer: name.clone(),
@@ -211,27 +251,15 @@ impl Consumer {
             let (feed, settler) = self.bus.inner.engine.consume().open(&at).await?;
             sources.push(Source::new(at.stream, feed, settler));
         }
-        let shared = Arc::new(Shared {
-            bus: self.bus.clone(),
-            name: name.clone(),
-            streams: sources.iter().map(|source| source.stream.clone()).collect(),
-            handlers,
-            layers: self.layers,
-            rules: self.rules,
-            retry: self.retry,
-            ack_wait: self.ack_wait,
-            on_gap,
-        });
-        let control = watch::Sender::new(Control {
-            stop: None,
-            concurrency: self.concurrency,
-        });
+        if !sources.is_empty() {
+            parts.spawn(Member::new(shared, sources, control.subscribe()).run());
+        }
         let (report, ended) = watch::channel(None);
-        let member = Member::new(shared, sources, control.subscribe(), report);
-        tokio::spawn(member.run());
+        let control = Arc::new(control);
+        tokio::spawn(supervise(parts, Arc::clone(&control), report));
         let handle = ConsumerHandle {
             name,
-            control: Arc::new(control),
+            control,
             ended,
             drain_deadline: self.bus.inner.settings.drain_deadline,
         };
@@ -342,13 +370,45 @@ impl fmt::Debug for Consumer {
     }
 }
 
+/// What a consumer wants of one stream.
+#[derive(Default)]
+struct Wanted {
+    filters: Vec<Filter>,
+    /// Whether the events of a key have to be handled one after another.
+    ordered: bool,
+}
+
+/// Waits for the parts of a member. When one ends by itself, the others are told to stop: half a
+/// consumer helps nobody.
+async fn supervise(
+    mut parts: JoinSet<StopReport>,
+    control: Arc<watch::Sender<Control>>,
+    report: watch::Sender<Option<StopReport>>,
+) {
+    let mut whole = StopReport::default();
+    while let Some(part) = parts.join_next().await {
+        let part = part.unwrap_or_else(|error| StopReport {
+            failed: Some(Error::new(ErrorKind::Internal, "a member failed").caused_by(error)),
+            ..StopReport::default()
+        });
+        control.send_modify(|control| {
+            control.stop.get_or_insert(Duration::ZERO);
+        });
+        whole.finished += part.finished;
+        whole.given_back += part.given_back;
+        whole.cancelled += part.cancelled;
+        whole.failed = whole.failed.or(part.failed);
+    }
+    report.send_replace(Some(whole));
+}
+
 type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>;
 
 /// What the parts of one member have in common.
 struct Shared {
     bus: Bus,
     name: Name,
-    /// The stream of each source of the member.
+    /// The stream of each source of the shared member.
     streams: Vec<Name>,
     handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
     layers: Vec<Arc<dyn HandleLayer>>,

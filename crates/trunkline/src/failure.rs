@@ -55,6 +55,22 @@ impl Failure {
         self.reason
     }
 
+    /// The reason of that name, for a failure that is told from what was written of it.
+    pub(crate) fn known_reason(name: &str) -> &'static str {
+        const KNOWN: [&str; 8] = [
+            "panicked",
+            "timed_out",
+            "undecodable",
+            "unsupported_type",
+            "unsupported_version",
+            "crash_loop",
+            "unreadable",
+            "failed",
+        ];
+        let known = KNOWN.into_iter().find(|known| *known == name);
+        known.unwrap_or("failed")
+    }
+
     /// Whether another member, of another version, may well handle the event.
     pub(crate) fn is_for_others(&self) -> bool {
         matches!(self.reason, "unsupported_type" | "unsupported_version")

@@ -15,6 +15,8 @@ use crate::event::Class;
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const COMMANDS: &str = "COMMANDS";
 pub(crate) const DEAD_LETTERS: &str = "EVENTS_DLQ";
+/// The bucket in which consumers keep what they know of their events.
+pub(crate) const BUCKET: &str = "trunkline";
 
 /// What a program or a configuration declares.
 #[derive(Debug)]

@@ -57,7 +57,6 @@ pub(super) struct Member {
     shared: Arc<Shared>,
     sources: Vec<Source>,
     control: watch::Receiver<Control>,
-    report: watch::Sender<Option<StopReport>>,
     stopping: watch::Sender<bool>,
     concurrency: usize,
     /// Which source is asked first next time, so that a busy one does not starve another.
@@ -89,7 +88,6 @@ impl Member {
         shared: Arc<Shared>,
         sources: Vec<Source>,
         control: watch::Receiver<Control>,
-        report: watch::Sender<Option<StopReport>>,
     ) -> Self {
         let concurrency = control.borrow().concurrency;
         let stopping = watch::Sender::new(false);
@@ -105,7 +103,6 @@ impl Member {
             shared,
             sources,
             control,
-            report,
             stopping,
             waiting: BTreeMap::new(),
             waits: 0,
@@ -117,7 +114,7 @@ impl Member {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self) -> StopReport {
         let failed = self.work().await.err();
         if let Some(error) = &failed {
             tracing::error!(consumer = %self.shared.name, %error, "the member ends; its consumer needs another");
@@ -131,7 +128,7 @@ impl Member {
             consumer = %self.shared.name, finished = report.finished, given_back = report.given_back,
             cancelled = report.cancelled, "member stopped"
         );
-        self.report.send_replace(Some(report));
+        report
     }
 
     /// Works until it is told to stop.

@@ -216,7 +216,7 @@ async fn work(common: Arc<Common>, slot: usize) {
 }
 
 /// Runs a handler; a panic is a failure and not the end of the worker.
-async fn guarded(
+pub(super) async fn guarded(
     mut running: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
 ) -> Result<(), Failure> {
     std::future::poll_fn(move |cx| {

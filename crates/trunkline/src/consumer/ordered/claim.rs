@@ -1,0 +1,271 @@
+//! Taking a partition over, and what has to be known before its first event runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol_str::SmolStr;
+use tokio::time::Instant;
+use trunkline_core::engine::{Credit, Expectation, Op, Position, Rev, Seq, StateKey};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
+
+use super::body::put;
+use super::membership::Lease;
+use super::partition::{Claimed, Lane};
+use super::record::{
+    Definition, Keys, Layout, Owner, Ownership, Progress, Record as _, Side, SideState,
+    slot_and_seq,
+};
+use super::store::{Known, Store};
+
+/// What every part of a member needs to reach its records.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) store: Store,
+    pub(super) keys: Keys,
+    pub(super) stream: Name,
+    pub(super) me: SmolStr,
+    pub(super) lease: Arc<Lease>,
+}
+
+/// How a partition stands that is to be claimed.
+#[derive(Clone, Debug)]
+pub(super) struct Free {
+    pub(super) partition: u16,
+    /// Its owner's record, if it ever had one.
+    pub(super) owner: Option<(Owner, Rev)>,
+    /// The heartbeat by which the owner was judged dead, or that there is none; nothing for a
+    /// partition that was released.
+    pub(super) judged: Option<(StateKey, Expectation)>,
+}
+
+impl Place {
+    /// Claims a partition and reads how it stands. None if somebody was faster.
+    pub(super) async fn claim(
+        &self,
+        definition: &Definition,
+        filters: &[Filter],
+        free: Free,
+    ) -> Result<Option<Claimed>> {
+        let layout = definition.layout();
+        let claim = Store::commit_id();
+        let key = self.keys.owner(layout, free.partition)?;
+        let owner = Owner {
+            state: Ownership::Owned,
+            member: self.me.clone(),
+            claim: claim.clone(),
+        };
+        let at = self.keys.progress(layout, free.partition)?;
+        let known = self.store.get(&at, 0).await?;
+        let progress = match &known {
+            Some(entry) => Progress::decode(&at, &entry.value)?,
+            None => Progress {
+                floor: definition.start - 1,
+                ..Progress::default()
+            },
+        };
+        let expect = |rev: Option<Rev>| rev.map_or(Expectation::Absent, Expectation::Rev);
+        let ops = vec![
+            Op::Put {
+                key: key.clone(),
+                value: owner.encode()?,
+                expect: expect(free.owner.as_ref().map(|(_, rev)| *rev)),
+                ttl: None,
+            },
+            Op::Put {
+                key: at.clone(),
+                value: progress.encode()?,
+                expect: expect(known.map(|entry| entry.rev)),
+                ttl: None,
+            },
+        ];
+        let fences = free.judged.into_iter().collect();
+        let answer = self.store.commit(claim.clone(), fences, ops).await?;
+        if answer == Known::Conflict {
+            return Ok(None);
+        }
+        // Whatever the answer said, this is how it stands, and by whose clock.
+        let seen = Instant::now();
+        let at_least = match &answer {
+            Known::Done(revs) => revs.first().copied().unwrap_or(0),
+            _ => 0,
+        };
+        let Some(entry) = self.store.get(&key, at_least).await? else {
+            return Ok(None);
+        };
+        if Owner::decode(&key, &entry.value)?.claim != claim {
+            return Ok(None);
+        }
+        let epoch = entry.rev;
+        if !matches!(answer, Known::Done(_)) || !self.lease.holds(Instant::now()) {
+            // The claim is old news: only a write under its own fence shows that it still holds.
+            let confirm = vec![put(at, progress.encode()?)];
+            if !self
+                .fenced(layout, free.partition, epoch, Store::commit_id(), confirm)
+                .await?
+            {
+                return Ok(None);
+            }
+        }
+        let sides = self.sides(layout, free.partition, epoch).await?;
+        let due = |side: &Side, stored: trunkline_core::Timestamp| match side.state {
+            SideState::Waiting { delay_ms } => {
+                let passed = entry.at.since(stored);
+                seen + Duration::from_millis(delay_ms).saturating_sub(passed)
+            }
+            _ => seen,
+        };
+        // What an owner that lives was running, it stopped itself.
+        let mine = |(owner, _): &(Owner, Rev)| owner.member == self.me;
+        let crashed = |(owner, _): &(Owner, Rev)| owner.state == Ownership::Owned;
+        let unclean = free
+            .owner
+            .as_ref()
+            .is_some_and(|owner| crashed(owner) && !mine(owner));
+        let tail = self.tail(filters, progress.floor + 1).await?;
+        if progress.floor >= tail {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                format!(
+                    "the consumer has handled stream {} up to event {}, and the stream ends before {tail}: \
+                     it was made again with other events; give the consumer another name, or reset it",
+                    self.stream, progress.floor
+                ),
+            ));
+        }
+        let sides = sides
+            .into_iter()
+            .map(|(seq, mut side, stored)| {
+                if side.state == SideState::Running && !unclean {
+                    side.starts = 0;
+                }
+                let due = due(&side, stored);
+                (seq, side, due)
+            })
+            .collect();
+        Ok(Some(Claimed {
+            epoch,
+            progress,
+            sides,
+            suspects: if unclean { tail - 1 } else { 0 },
+        }))
+    }
+
+    /// The sequence that the stream's next event will have.
+    async fn tail(&self, filters: &[Filter], from: Seq) -> Result<Seq> {
+        let page = self
+            .store
+            .engine
+            .log()
+            .read(&self.stream, Position::Seq(from), filters, Credit::items(1))
+            .await?;
+        Ok(page.tail)
+    }
+
+    /// The side records of one partition, in order.
+    async fn sides(
+        &self,
+        layout: Layout,
+        partition: u16,
+        at_least: Rev,
+    ) -> Result<Vec<(Seq, Side, trunkline_core::Timestamp)>> {
+        let prefix = self.keys.sides(layout.generation)?;
+        let mut sides = Vec::new();
+        for entry in self.store.all(&prefix, at_least).await? {
+            let Some((slot, seq)) = slot_and_seq(&entry.key) else {
+                continue;
+            };
+            if layout.partition(slot) == partition {
+                let side = Side::decode(&entry.key, &entry.value)?;
+                debug_assert_eq!(Lane::new(side.key.clone(), seq).slot(), slot);
+                sides.push((seq, side, entry.at));
+            }
+        }
+        sides.sort_unstable_by_key(|(seq, ..)| *seq);
+        Ok(sides)
+    }
+
+    /// Writes under the fence of an owner; whether that still owned.
+    pub(super) async fn fenced(
+        &self,
+        layout: Layout,
+        partition: u16,
+        epoch: Rev,
+        id: SmolStr,
+        ops: Vec<Op>,
+    ) -> Result<bool> {
+        let fence = (self.keys.owner(layout, partition)?, Expectation::Rev(epoch));
+        let known = self.store.commit(id, vec![fence], ops).await?;
+        Ok(known != Known::Conflict)
+    }
+
+    /// Gives a partition up in good order; its progress goes with it.
+    pub(super) async fn release(
+        &self,
+        layout: Layout,
+        partition: u16,
+        epoch: Rev,
+        progress: &Progress,
+    ) -> Result<()> {
+        let id = Store::commit_id();
+        let owner = Owner {
+            state: Ownership::Released,
+            member: self.me.clone(),
+            claim: id.clone(),
+        };
+        let ops = vec![
+            Op::Put {
+                key: self.keys.owner(layout, partition)?,
+                value: owner.encode()?,
+                expect: Expectation::Rev(epoch),
+                ttl: None,
+            },
+            put(self.keys.progress(layout, partition)?, progress.encode()?),
+        ];
+        // If somebody else owns it by now, there is nothing to give up.
+        self.store.commit(id, Vec::new(), ops).await.map(drop)
+    }
+
+    /// Forgets a member that is dead, at the heartbeat by which it was judged.
+    pub(super) async fn sweep(&self, member: &str, rev: Rev) -> Result<()> {
+        let delete = Op::Delete {
+            key: self.keys.member(member)?,
+            expect: Expectation::Rev(rev),
+        };
+        self.store
+            .commit(Store::commit_id(), Vec::new(), vec![delete])
+            .await
+            .map(drop)
+    }
+}
+
+/// Finds what the consumer is, makes it if there is none, and adds to it what this member handles.
+pub(super) async fn define(
+    store: &Store,
+    keys: &Keys,
+    wanted: &Definition,
+    filters: &[Filter],
+) -> Result<Rev> {
+    let key = keys.definition()?;
+    let change = |found: Option<&trunkline_core::engine::Entry>| {
+        let Some(entry) = found else {
+            return wanted.encode().map(Some);
+        };
+        let mut definition = Definition::decode(&key, &entry.value)?;
+        let grown = definition.add(filters)?;
+        if definition.partitions != wanted.partitions {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                format!(
+                    "the consumer has {} partitions and this member was told {}; members of one consumer agree on it",
+                    definition.partitions, wanted.partitions
+                ),
+            ));
+        }
+        if grown {
+            definition.encode().map(Some)
+        } else {
+            Ok(None)
+        }
+    };
+    Ok(store.update(&key, change).await?.unwrap_or(0))
+}

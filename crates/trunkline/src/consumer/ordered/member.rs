@@ -1,0 +1,481 @@
+//! One running member of an ordered consumer: ties partitions to the reader and the handlers.
+
+mod drain;
+mod ownership;
+mod runs;
+mod tasks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol_str::format_smolstr;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use trunkline_core::engine::{Gap, Page, Position, Seq};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
+
+use super::super::{Control, Shared, StopReport};
+use super::claim::{Place, define};
+use super::membership::{Membership, Says};
+use super::partition::Partition;
+use super::reader::{Read, Reader};
+use super::record::{Definition, Keys};
+use super::store::Store;
+use crate::handler::MemberContext;
+use ownership::Hold;
+use runs::{RunId, Runs};
+use tasks::Done;
+
+/// Partitions of a consumer.
+const PARTITIONS: u16 = 16;
+/// Bytes of events that a member holds at most.
+const MAX_HELD_BYTES: usize = 16 << 20;
+/// How long to leave an engine alone that failed to read.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often a member looks at what it should own, if nothing happens.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A member to be, its consumer's definition in place.
+pub(in crate::consumer) struct Ordered {
+    shared: Arc<Shared>,
+    place: Place,
+    membership: Membership,
+}
+
+impl Ordered {
+    /// Makes the consumer on that stream, or joins it.
+    pub(in crate::consumer) async fn join(
+        shared: Arc<Shared>,
+        stream: Name,
+        filters: &[Filter],
+        from: Position,
+    ) -> Result<Self> {
+        let inner = &shared.bus.inner;
+        let store = Store {
+            engine: Arc::clone(&inner.engine),
+            bucket: inner.settings.bucket.clone(),
+        };
+        let keys = Keys::new(&shared.name, &stream);
+        let wanted = Definition {
+            generation: 0,
+            partitions: PARTITIONS,
+            start: start(&store, &stream, filters, from).await?,
+            filters: filters
+                .iter()
+                .map(|filter| format_smolstr!("{filter}"))
+                .collect(),
+            paused: Vec::new(),
+        };
+        let definition = define(&store, &keys, &wanted, filters).await?;
+        let me = format_smolstr!("{:032x}", rand::random::<u128>());
+        tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
+        let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
+        membership.says.send_replace(Says {
+            definition,
+            leaving: false,
+        });
+        let place = Place {
+            store,
+            keys,
+            stream,
+            me,
+            lease: Arc::clone(&membership.lease),
+        };
+        Ok(Self {
+            shared,
+            place,
+            membership,
+        })
+    }
+
+    pub(in crate::consumer) async fn run(self, control: watch::Receiver<Control>) -> StopReport {
+        let stopping = watch::Sender::new(false);
+        let context = MemberContext {
+            consumer: self.shared.name.clone(),
+            bus: self.shared.bus.clone(),
+            stopping: stopping.subscribe(),
+        };
+        let mut member = Member {
+            runs: Runs::new(
+                Arc::clone(&self.shared),
+                self.place.clone(),
+                Arc::new(context),
+            ),
+            shared: self.shared,
+            place: Arc::new(self.place),
+            membership: self.membership,
+            control,
+            stopping,
+            definition: None,
+            filters: Arc::default(),
+            partitions: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            reader: Reader::new(),
+            read_from: Instant::now(),
+            catching_up: false,
+            tasks: JoinSet::new(),
+            burials: BTreeSet::new(),
+            swept: BTreeSet::new(),
+            turn: 0,
+            report: StopReport::default(),
+        };
+        let failed = member.work().await.err();
+        if let Some(error) = &failed {
+            tracing::error!(consumer = %member.shared.name, %error, "the member ends; its consumer needs another");
+        }
+        let deadline = member.control.borrow().stop.unwrap_or(Duration::ZERO);
+        member.drain(deadline).await;
+        StopReport {
+            failed,
+            ..member.report
+        }
+    }
+}
+
+/// The sequence at which a new consumer begins.
+async fn start(store: &Store, stream: &Name, filters: &[Filter], from: Position) -> Result<Seq> {
+    let one = trunkline_core::engine::Credit::items(1);
+    let log = store.engine.log();
+    match from {
+        Position::First => Ok(1),
+        Position::Seq(seq) => Ok(seq.max(1)),
+        Position::New => Ok(log.read(stream, Position::First, filters, one).await?.tail),
+        Position::LastPerSubject => Err(Error::new(
+            ErrorKind::InvalidPosition,
+            "a consumer in key order cannot start at the last event of each subject: it has one place in \
+             the stream; start it at first, new, a sequence, a time or last:N",
+        )),
+        other => {
+            let page = log.read(stream, other, filters, one).await?;
+            Ok(page.events.first().map_or(page.tail, |event| event.seq))
+        }
+    }
+}
+
+struct Member {
+    shared: Arc<Shared>,
+    place: Arc<Place>,
+    membership: Membership,
+    control: watch::Receiver<Control>,
+    stopping: watch::Sender<bool>,
+    /// What the member works by; none until it has seen it.
+    definition: Option<Definition>,
+    filters: Arc<[Filter]>,
+    partitions: BTreeMap<u16, Partition>,
+    /// Partitions that are being claimed or given up, or not to be claimed yet.
+    holds: BTreeMap<u16, Hold>,
+    runs: Runs,
+    reader: Reader,
+    /// Not before then is the stream read again: it failed a moment ago.
+    read_from: Instant,
+    /// Whether a stretch is being read for partitions that fell behind.
+    catching_up: bool,
+    tasks: JoinSet<Done>,
+    /// Dead letters that are being stored.
+    burials: BTreeSet<(u16, Seq)>,
+    /// Heartbeats of dead members that are being removed.
+    swept: BTreeSet<u64>,
+    /// Which partition may start first next time, so that a busy one does not starve another.
+    turn: u16,
+    report: StopReport,
+}
+
+impl Member {
+    /// Works until it is told to stop.
+    async fn work(&mut self) -> Result<()> {
+        let mut look = Instant::now();
+        loop {
+            let now = Instant::now();
+            self.see(now)?;
+            if look <= now {
+                look = now + LOOK_EVERY;
+            }
+            self.step(now)?;
+            let due = self.next_due().into_iter().chain([look]).min();
+            let reads = self.wants_events();
+            let from = self.read_next();
+            let lapse = self.lapse_due();
+            tokio::select! {
+                biased;
+                changed = self.control.changed() => {
+                    changed.map_err(|_| Error::new(ErrorKind::Closed, "nobody holds this member any more"))?;
+                    if self.control.borrow_and_update().stop.is_some() {
+                        return Ok(());
+                    }
+                }
+                ran = self.runs.next() => self.ran(ran, Instant::now())?,
+                Some(done) = self.tasks.join_next() => self.done(done, Instant::now())?,
+                changed = self.membership.view.changed() => {
+                    changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
+                }
+                () = sleep_until(lapse) => {}
+                () = sleep_until(due) => {}
+                read = self.reader.next(&self.place, &self.filters, from), if reads => {
+                    self.read(read, Instant::now())?;
+                }
+            }
+            let now = Instant::now();
+            while let Some(ran) = self.runs.try_next() {
+                self.ran(ran, now)?;
+            }
+            while let Some(done) = self.tasks.try_join_next() {
+                self.done(done, now)?;
+            }
+        }
+    }
+
+    /// The partition that a run was started for, if it is still held as it was then.
+    fn mine(&mut self, run: RunId) -> Option<&mut Partition> {
+        let partition = self.partitions.get_mut(&run.partition)?;
+        (partition.epoch == run.epoch).then_some(partition)
+    }
+
+    /// Everything that can be done without waiting.
+    fn step(&mut self, now: Instant) -> Result<()> {
+        self.own(now)?;
+        for partition in self.partitions.values_mut() {
+            partition.wake(now);
+        }
+        for run in self.runs.outlasting(now) {
+            if let Some(partition) = self.mine(run) {
+                partition.outlasts(run.seq, now)?;
+            }
+        }
+        self.start(now)?;
+        self.write(now)?;
+        self.catch_up();
+        Ok(())
+    }
+
+    /// Starts what may start, as far as the permits go, one of each partition in turn.
+    fn start(&mut self, now: Instant) -> Result<()> {
+        if self.is_paused() || !self.place.lease.holds(now) {
+            return Ok(());
+        }
+        let limit = self.control.borrow().concurrency;
+        let at = self.shared.bus.inner.clock.now();
+        let ids: Vec<u16> = self.partitions.keys().copied().collect();
+        let first = ids.partition_point(|id| *id < self.turn);
+        let mut idle = 0;
+        for id in ids.iter().cycle().skip(first) {
+            if idle >= ids.len() || self.runs.alone() || self.runs.taken() >= limit {
+                break;
+            }
+            idle += 1;
+            let Some(partition) = self.partitions.get_mut(id) else {
+                continue;
+            };
+            let Some(alone) = partition.next_start(now) else {
+                continue;
+            };
+            // It waits until the others are done, and they for it: nothing else starts meanwhile.
+            if alone.0 && self.runs.taken() > 0 {
+                break;
+            }
+            if let Some((seq, start)) = partition.start(at, now)? {
+                let run = RunId {
+                    partition: *id,
+                    epoch: partition.epoch,
+                    seq,
+                };
+                self.runs.begin(run, start, alone.0, now);
+                self.turn = id + 1;
+                idle = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// The earliest moment at which there is something to do.
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.partitions.values().filter_map(Partition::next_due);
+        due.chain(self.runs.next_outlasting()).min()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.definition
+            .as_ref()
+            .is_none_or(|definition| !definition.paused.is_empty())
+    }
+
+    /// Whether to read on: there is somebody to read for, and room.
+    fn wants_events(&self) -> bool {
+        let held: usize = self.partitions.values().map(Partition::held_bytes).sum();
+        let mut readers = self
+            .partitions
+            .values()
+            .filter(|one| !one.lagging && !one.stopping);
+        !self.is_paused()
+            && !self.claims_are_under_way()
+            && Instant::now() >= self.read_from
+            && held < MAX_HELD_BYTES
+            && (readers.any(Partition::has_room))
+    }
+
+    /// Where the reader has to begin, if it is to be opened.
+    fn read_next(&mut self) -> Seq {
+        if !self.reader.is_open() && self.partitions.values().all(|one| one.lagging) {
+            // Nobody is ahead of them, so that nobody is behind either.
+            for partition in self.partitions.values_mut() {
+                partition.lagging = false;
+            }
+        }
+        let reading = self.partitions.values().filter(|one| !one.lagging);
+        reading
+            .map(|one| one.cursor().read() + 1)
+            .min()
+            .unwrap_or(1)
+    }
+
+    fn read(&mut self, read: Read, now: Instant) -> Result<()> {
+        match read {
+            Read::Opened => Ok(()),
+            Read::Events => {
+                let events = std::mem::take(&mut self.reader.batch);
+                for event in &events {
+                    self.offer(event, now, |partition| !partition.lagging)?;
+                }
+                self.reader.batch = events;
+                self.reader.batch.clear();
+                self.pass_on();
+                Ok(())
+            }
+            Read::Gap(gap) => {
+                for partition in self.partitions.values_mut().filter(|one| !one.lagging) {
+                    partition.expired(gap.from, gap.to);
+                }
+                self.missed(gap);
+                Ok(())
+            }
+            Read::Reset => Err(Error::new(
+                ErrorKind::Drift,
+                format!(
+                    "stream {} began anew with other events; start the consumer again",
+                    self.place.stream
+                ),
+            )),
+            Read::Closed => Err(Error::new(
+                ErrorKind::Closed,
+                "the bus was closed under the member",
+            )),
+            Read::Failed(error) if error.retryable() => {
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %self.place.stream, %error, again_in = ?PAUSE,
+                    "the stream could not be read"
+                );
+                self.read_from = now + PAUSE;
+                Ok(())
+            }
+            Read::Failed(error) => Err(error),
+        }
+    }
+
+    /// Whoever reads with the member has seen everything below the reader.
+    fn pass_on(&mut self) {
+        for partition in self.partitions.values_mut().filter(|one| !one.lagging) {
+            partition.passed(self.reader.at - 1);
+        }
+    }
+
+    /// Gives an event to the partition that it belongs to, if that is ours and takes part.
+    fn offer(
+        &mut self,
+        event: &trunkline_core::engine::StoredEvent,
+        now: Instant,
+        takes_part: impl Fn(&Partition) -> bool,
+    ) -> Result<()> {
+        let Some(definition) = &self.definition else {
+            return Ok(());
+        };
+        // What is no event has no key; its turn will find out.
+        let envelope = self.shared.bus.envelope(&self.place.stream, event);
+        let key = envelope.ok().and_then(|envelope| envelope.ordering_key());
+        let slot = match &key {
+            Some(key) => key::slot(key),
+            None => super::partition::Lane::new(None, event.seq).slot(),
+        };
+        let id = definition.layout().partition(slot);
+        let Some(partition) = self.partitions.get_mut(&id).filter(|one| takes_part(one)) else {
+            return Ok(());
+        };
+        if partition.stopping || !partition.has_room() {
+            // The others go on; it reads for itself once it has room.
+            partition.lagging = true;
+            return Ok(());
+        }
+        partition.offer(event.clone(), key, now)
+    }
+
+    /// Reads a stretch for partitions that fell behind and have room again.
+    fn catch_up(&mut self) {
+        if self.catching_up || self.is_paused() || !self.reader.is_open() {
+            return;
+        }
+        let behind = |one: &&Partition| one.lagging && !one.stopping && one.has_much_room();
+        let starts = self.partitions.values().filter(behind);
+        if let Some(from) = starts.map(|one| one.cursor().read() + 1).min() {
+            self.catching_up = true;
+            let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
+            self.tasks.spawn(async move {
+                Done::Page(from, super::reader::page(&place, &filters, from).await)
+            });
+        }
+    }
+
+    fn caught_up(&mut self, from: Seq, page: Page, now: Instant) -> Result<()> {
+        // Who is further than this page began reads it in its turn, or begins in its middle.
+        let reading: BTreeSet<u16> = self
+            .partitions
+            .values()
+            .filter(|one| one.lagging && one.cursor().read() + 1 >= from && one.has_much_room())
+            .map(|one| one.id)
+            .collect();
+        let mut full = BTreeSet::new();
+        if let Some(gap) = page.gap {
+            for id in &reading {
+                if let Some(partition) = self.partitions.get_mut(id) {
+                    partition.expired(gap.from, gap.to);
+                }
+            }
+            self.missed(gap);
+        }
+        for event in &page.events {
+            let full_before = full.clone();
+            self.offer(event, now, |one| {
+                one.lagging && reading.contains(&one.id) && !full_before.contains(&one.id)
+            })?;
+            full.extend(
+                self.partitions
+                    .values()
+                    .filter(|one| !one.has_room())
+                    .map(|one| one.id),
+            );
+        }
+        for id in reading.difference(&full) {
+            if let Some(partition) = self.partitions.get_mut(id) {
+                partition.passed(page.next - 1);
+                partition.lagging = partition.cursor().read() + 1 < self.reader.at;
+            }
+        }
+        Ok(())
+    }
+
+    fn missed(&self, gap: Gap) {
+        tracing::warn!(
+            consumer = %self.shared.name, stream = %self.place.stream, from = gap.from, to = gap.to,
+            "retention removed events before they were handled; at most {} are expired", gap.at_most()
+        );
+        if let Some(observe) = &self.shared.on_gap {
+            observe(&self.place.stream, gap);
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,92 @@
+//! Stopping: what runs may finish, what finished is written, and what is owned is given up.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::super::membership::Says;
+use super::Member;
+use crate::consumer::retry::LONGEST_DELAY;
+
+/// How long after its deadline a stop still waits for an engine that does not answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Member {
+    /// Lets what runs finish, writes how far it got, and gives up what it owns.
+    pub(super) async fn drain(&mut self, deadline: Duration) {
+        self.stopping.send_replace(true);
+        self.membership.says.send_modify(|says| {
+            *says = Says {
+                leaving: true,
+                ..*says
+            };
+        });
+        for partition in self.partitions.values_mut() {
+            self.report.given_back += partition.unstarted();
+            partition.stop();
+        }
+        let end = Instant::now() + deadline.min(LONGEST_DELAY);
+        // What was announced and not begun will not begin.
+        let _ = timeout_at(end, self.settle(false)).await;
+        let cancelled: Vec<u16> = self.partitions.keys().copied().collect();
+        for partition in cancelled {
+            self.runs.cancel(partition);
+        }
+        let end = end.min(Instant::now()) + LAST_WORDS;
+        if timeout_at(end, self.settle(true)).await.is_err() {
+            tracing::warn!(
+                consumer = %self.shared.name, stream = %self.place.stream,
+                "what was done could not all be written before the stop; it may come again"
+            );
+        }
+        let me = self.place.me.clone();
+        let heartbeat = self
+            .membership
+            .view
+            .borrow()
+            .members
+            .get(&me)
+            .map(|seen| seen.rev);
+        if let Some(rev) = heartbeat
+            && self.partitions.is_empty()
+        {
+            let _ = timeout_at(Instant::now() + LAST_WORDS, self.place.sweep(&me, rev)).await;
+        }
+        tracing::info!(
+            consumer = %self.shared.name, finished = self.report.finished,
+            given_back = self.report.given_back, cancelled = self.report.cancelled, "member stopped"
+        );
+    }
+
+    /// Goes on until nothing runs and, if `written`, everything is written and given up.
+    async fn settle(&mut self, written: bool) {
+        loop {
+            let now = Instant::now();
+            let layout = self.definition.as_ref().map(super::Definition::layout);
+            if self.write(now).is_err() {
+                return;
+            }
+            if let Some(layout) = layout {
+                self.release_quiet(layout);
+            }
+            let left = match written {
+                false => !self.runs.is_empty(),
+                true => !self.partitions.is_empty() || self.claims_are_under_way(),
+            };
+            if !left {
+                return;
+            }
+            let due = self.next_due();
+            let handled = tokio::select! {
+                biased;
+                ran = self.runs.next() => self.ran(ran, Instant::now()),
+                Some(done) = self.tasks.join_next() => self.done(done, Instant::now()),
+                () = super::sleep_until(due) => Ok(()),
+            };
+            if let Err(error) = handled {
+                tracing::warn!(consumer = %self.shared.name, %error, "a part of the stop failed");
+                return;
+            }
+        }
+    }
+}

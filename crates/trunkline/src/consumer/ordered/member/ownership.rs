@@ -1,0 +1,363 @@
+//! What this member owns, claims and gives up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol_str::SmolStr;
+use tokio::time::Instant;
+use trunkline_core::engine::Expectation;
+use trunkline_core::{Error, ErrorKind, Result};
+
+use super::super::assign::{self, advise};
+use super::super::claim::Free;
+use super::super::membership::{Says, View};
+use super::super::record::{Layout, Ownership};
+use super::Member;
+use super::tasks::Done;
+
+/// How long a partition beyond one's share must have been free before one claims it.
+const SPARE_AFTER: Duration = Duration::from_millis(700);
+/// How long others must have lacked a share before one gives a partition up to them.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
+/// How long to wait after somebody else was faster.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// Why a partition is not simply owned or free.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    Claiming,
+    /// The record that says so is being written.
+    Releasing,
+    /// Not to be claimed before then.
+    NotBefore(Instant),
+    /// Free and beyond our share, since then.
+    Spare(Instant),
+    /// Ours, and others have lacked a share since then.
+    Wanted(Instant),
+}
+
+impl Member {
+    /// Takes note of what has changed around it.
+    pub(super) fn see(&mut self, now: Instant) -> Result<()> {
+        let view = self.membership.view.borrow_and_update().clone();
+        if let Some(fault) = view.fault {
+            return Err(fault);
+        }
+        if let Some((definition, rev)) = &view.definition {
+            if self.definition.as_ref() != Some(definition) {
+                self.redefine(definition, *rev)?;
+            }
+        } else if view.complete {
+            return Err(Error::new(
+                ErrorKind::NoSuchConsumer,
+                format!(
+                    "consumer {} was deleted from stream {}",
+                    self.shared.name, self.place.stream
+                ),
+            ));
+        }
+        if self.lapse_due().is_some_and(|lapse| lapse <= now) {
+            self.lapse();
+        }
+        Ok(())
+    }
+
+    fn redefine(&mut self, definition: &super::Definition, rev: u64) -> Result<()> {
+        if self
+            .definition
+            .as_ref()
+            .is_some_and(|known| known.layout() != definition.layout())
+        {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                format!(
+                    "consumer {} was reset or divided anew; start this member again",
+                    self.shared.name
+                ),
+            ));
+        }
+        let filters = definition.filters()?;
+        if *self.filters != filters[..] {
+            self.filters = filters.into();
+            self.reader.close();
+        }
+        self.definition = Some(definition.clone());
+        self.membership.says.send_modify(|says| {
+            *says = Says {
+                definition: rev,
+                ..*says
+            };
+        });
+        Ok(())
+    }
+
+    /// When the lease ends, while there is something to lose.
+    pub(super) fn lapse_due(&self) -> Option<Instant> {
+        let until = self.place.lease.until();
+        until.filter(|_| !self.partitions.is_empty())
+    }
+
+    /// The lease has passed: others may own what was ours. Nothing of it may go on.
+    fn lapse(&mut self) {
+        tracing::warn!(
+            consumer = %self.shared.name, stream = %self.place.stream, member = %self.place.me,
+            partitions = self.partitions.len(),
+            "the engine has not answered for so long that others may have taken over; what runs is cancelled"
+        );
+        let lost: Vec<u16> = self.partitions.keys().copied().collect();
+        for partition in lost {
+            self.lose(partition);
+        }
+    }
+
+    /// Drops a partition that is not ours any more, or may not be.
+    pub(super) fn lose(&mut self, partition: u16) {
+        self.runs.cancel(partition);
+        self.burials.retain(|(of, _)| *of != partition);
+        self.partitions.remove(&partition);
+        self.holds.remove(&partition);
+    }
+
+    pub(super) fn claims_are_under_way(&self) -> bool {
+        self.holds
+            .values()
+            .any(|hold| matches!(hold, Hold::Claiming))
+    }
+
+    /// Claims what it should own and gives up what others should.
+    pub(super) fn own(&mut self, now: Instant) -> Result<()> {
+        let view = self.membership.view.borrow().clone();
+        let Some(definition) = self.definition.clone() else {
+            return Ok(());
+        };
+        if !view.complete || !self.place.lease.holds(now) {
+            return Ok(());
+        }
+        let layout = definition.layout();
+        self.notice_losses(&view, layout);
+        self.sweep(&view, layout, now);
+        let alive: BTreeSet<SmolStr> = view
+            .members
+            .iter()
+            .filter(|(member, seen)| {
+                !seen.heartbeat.leaving && (**member == self.place.me || !view.is_dead(member, now))
+            })
+            .map(|(member, _)| member.clone())
+            .collect();
+        let partitions: BTreeMap<u16, assign::Seen> = (0..layout.partitions)
+            .map(|id| (id, self.standing(&view, layout, id, now)))
+            .collect();
+        let advice = advise(&self.place.me, &alive, &partitions);
+        for id in advice.claim {
+            if !self.is_held_back(id, now) {
+                self.claim(&view, layout, id)?;
+            }
+        }
+        self.forget_holds(&advice.spare, &advice.release);
+        for id in advice.spare {
+            match self.holds.get(&id) {
+                Some(Hold::Spare(since)) if now.duration_since(*since) >= SPARE_AFTER => {
+                    self.claim(&view, layout, id)?;
+                }
+                None => {
+                    self.holds.insert(id, Hold::Spare(now));
+                }
+                Some(_) => {}
+            }
+        }
+        for id in advice.release {
+            match self.holds.get(&id) {
+                Some(Hold::Wanted(since)) if now.duration_since(*since) >= RELEASE_AFTER => {
+                    if let Some(partition) = self.partitions.get_mut(&id) {
+                        partition.stop();
+                    }
+                }
+                None => {
+                    self.holds.insert(id, Hold::Wanted(now));
+                }
+                Some(_) => {}
+            }
+        }
+        self.release_quiet(layout);
+        Ok(())
+    }
+
+    /// What was spare or wanted and is not any more begins anew next time.
+    fn forget_holds(&mut self, spare: &[u16], release: &[u16]) {
+        self.holds.retain(|id, hold| match hold {
+            Hold::Spare(_) => spare.contains(id),
+            Hold::Wanted(_) => release.contains(id),
+            Hold::Claiming | Hold::Releasing | Hold::NotBefore(_) => true,
+        });
+    }
+
+    fn is_held_back(&mut self, id: u16, now: Instant) -> bool {
+        match self.holds.get(&id) {
+            Some(Hold::NotBefore(until)) if *until > now => true,
+            Some(Hold::Claiming | Hold::Releasing) => true,
+            _ => false,
+        }
+    }
+
+    /// Somebody else's name is on what we hold: it is lost, whatever our writes will say.
+    fn notice_losses(&mut self, view: &View, layout: Layout) {
+        let lost: Vec<u16> = self
+            .partitions
+            .values()
+            .filter(|one| {
+                let owner = view.owner(layout, one.id);
+                owner.is_some_and(|(_, rev)| *rev > one.epoch)
+                    && !matches!(self.holds.get(&one.id), Some(Hold::Releasing))
+            })
+            .map(|one| one.id)
+            .collect();
+        for id in lost {
+            tracing::warn!(
+                consumer = %self.shared.name, stream = %self.place.stream, partition = id,
+                "another member has taken a partition over"
+            );
+            self.lose(id);
+        }
+    }
+
+    /// How a partition stands, as far as this member is concerned.
+    fn standing(&self, view: &View, layout: Layout, id: u16, now: Instant) -> assign::Seen {
+        let me = &self.place.me;
+        if self.partitions.contains_key(&id) || matches!(self.holds.get(&id), Some(Hold::Claiming))
+        {
+            return assign::Seen::Owned(me.clone());
+        }
+        match view.owner(layout, id) {
+            Some((owner, _)) if owner.state == Ownership::Owned && owner.member == *me => {
+                // Ours without our doing anything for it: to be claimed anew, once nothing that
+                // was started for it is left.
+                match self.runs.has_any_of(id) {
+                    true => assign::Seen::Owned(me.clone()),
+                    false => assign::Seen::Free,
+                }
+            }
+            Some((owner, _))
+                if owner.state == Ownership::Owned && !view.is_dead(&owner.member, now) =>
+            {
+                assign::Seen::Owned(owner.member.clone())
+            }
+            _ => assign::Seen::Free,
+        }
+    }
+
+    fn claim(&mut self, view: &View, layout: Layout, id: u16) -> Result<()> {
+        let Some(definition) = self.definition.clone() else {
+            return Ok(());
+        };
+        let owner = view.owner(layout, id).cloned();
+        let judged = match &owner {
+            Some((owner, _))
+                if owner.state == Ownership::Owned && owner.member != self.place.me =>
+            {
+                let heartbeat = view.members.get(&owner.member);
+                let expect =
+                    heartbeat.map_or(Expectation::Absent, |seen| Expectation::Rev(seen.rev));
+                Some((self.place.keys.member(&owner.member)?, expect))
+            }
+            _ => None,
+        };
+        let free = Free {
+            partition: id,
+            owner,
+            judged,
+        };
+        self.holds.insert(id, Hold::Claiming);
+        let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
+        self.tasks
+            .spawn(async move { Done::Claim(id, place.claim(&definition, &filters, free).await) });
+        Ok(())
+    }
+
+    /// A claim has ended.
+    pub(super) fn claimed(
+        &mut self,
+        id: u16,
+        claimed: Option<super::super::partition::Claimed>,
+        now: Instant,
+    ) {
+        let Some(claimed) = claimed else {
+            self.holds.insert(id, Hold::NotBefore(now + AGAIN_AFTER));
+            return;
+        };
+        self.holds.remove(&id);
+        let Some(definition) = &self.definition else {
+            return;
+        };
+        // Without a lease it is not ours to begin; it will be claimed anew.
+        if !self.place.lease.holds(now) {
+            return;
+        }
+        let mut partition = super::Partition::new(
+            id,
+            self.place.keys.clone(),
+            definition.layout(),
+            self.shared.bus.inner.engine.limits().max_value,
+            claimed,
+            now,
+        );
+        partition.lagging = self.reader.is_open() && partition.cursor().read() + 1 < self.reader.at;
+        if self.stopping.borrow().to_owned() {
+            partition.stop();
+        }
+        tracing::debug!(
+            consumer = %self.shared.name, stream = %self.place.stream, partition = id,
+            epoch = partition.epoch, from = partition.cursor().floor() + 1, beside = partition.sides(),
+            "a partition is claimed"
+        );
+        self.partitions.insert(id, partition);
+    }
+
+    /// Writes down that partitions are given up in which nothing is left to do.
+    pub(super) fn release_quiet(&mut self, layout: Layout) {
+        let quiet: Vec<u16> = self
+            .partitions
+            .values()
+            .filter(|one| one.stopping && one.is_quiet())
+            .map(|one| one.id)
+            .collect();
+        for id in quiet {
+            if matches!(self.holds.get(&id), Some(Hold::Releasing)) || self.runs.has_any_of(id) {
+                continue;
+            }
+            if let Some(partition) = self.partitions.get(&id) {
+                self.holds.insert(id, Hold::Releasing);
+                let (place, epoch) = (Arc::clone(&self.place), partition.epoch);
+                let progress = partition.cursor().progress();
+                self.tasks.spawn(async move {
+                    Done::Release(id, place.release(layout, id, epoch, &progress).await)
+                });
+            }
+        }
+    }
+
+    /// Removes the heartbeats of dead members that own nothing any more.
+    fn sweep(&mut self, view: &View, layout: Layout, now: Instant) {
+        for (member, seen) in &view.members {
+            if *member == self.place.me
+                || !view.is_dead(member, now)
+                || self.swept.contains(&seen.rev)
+            {
+                continue;
+            }
+            let owns = |id| {
+                let owner = view.owner(layout, id);
+                owner.is_some_and(|(owner, _)| {
+                    owner.state == Ownership::Owned && owner.member == *member
+                })
+            };
+            if (0..layout.partitions).any(owns) {
+                continue;
+            }
+            self.swept.insert(seen.rev);
+            let (place, member, rev) = (Arc::clone(&self.place), member.clone(), seen.rev);
+            self.tasks
+                .spawn(async move { Done::Sweep(rev, place.sweep(&member, rev).await) });
+        }
+    }
+}

@@ -1,0 +1,616 @@
+//! One partition in the hands of its owner: a machine without input or output.
+//!
+//! It is told of events, of handlers that ended, of writes that were stored and of the time; it says
+//! what to start, what to write and what to bury. Nothing is in it that another member could not
+//! find again in the records, but for what finished since the last write.
+//!
+//! ```text
+//!            offer                 start              finished: done
+//!  reader ─────────► lane: queue ────────► running ──────────────────► settled (cursor)
+//!                          │                 │ failed, or long at work, or a suspect
+//!                          │ its key has     ▼
+//!                          └──────────────► side record: following → waiting → running
+//!                            a side record        │ given up             │ done: removed
+//!                                                 ▼                      ▼
+//!                                            dying → dead letter    next of its key
+//! ```
+//!
+//! **Invariant:** a write that makes a side record carries the cursor in which its event is settled,
+//! and no cursor that settles it is written before.
+
+mod lane;
+mod write;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use smol_str::SmolStr;
+use tokio::time::Instant;
+use trunkline_core::engine::{Op, Rev, Seq, StoredEvent};
+use trunkline_core::{Result, Timestamp};
+
+use super::body;
+use super::cursor::Cursor;
+use super::record::{Keys, Layout, Progress, Side, SideState, millis};
+use lane::Lanes;
+use write::Change;
+
+pub(super) use lane::Lane;
+pub(super) use write::{Next, Then};
+
+/// Events of one partition that are held in memory at most.
+const WINDOW: usize = 2_048;
+/// Completions that may wait for their commit.
+const MAX_UNCOMMITTED: usize = 512;
+/// How long a completion may wait for its commit before nothing new is started.
+const LONGEST_UNCOMMITTED: Duration = Duration::from_millis(500);
+/// Runs without an outcome after which an event is given up, because it takes its process with it.
+const MAX_STARTS: u32 = 5;
+/// From this start on an event runs alone in its member, so that no neighbour is blamed.
+const ALONE_FROM: u32 = 3;
+/// Side records of one partition at most. At the limit it stops reading.
+const MAX_SIDES: usize = 10_000;
+
+/// What a claim found.
+pub(super) struct Claimed {
+    pub(super) epoch: Rev,
+    pub(super) progress: Progress,
+    /// The side records of the partition, in order, and when each that waits is due.
+    pub(super) sides: Vec<(Seq, Side, Instant)>,
+    /// What an owner that died may have been running: everything above the floor up to here. Its
+    /// first run is committed before it begins. 0 if the last owner left in good order.
+    pub(super) suspects: Seq,
+}
+
+/// What the partition wants to be run.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) seq: Seq,
+    /// None if it has to be read from its side record, in so many pieces.
+    pub(super) event: Option<StoredEvent>,
+    pub(super) pieces: usize,
+    /// The generation under which its side record is.
+    pub(super) generation: u64,
+    pub(super) failures: u32,
+}
+
+/// What starting the next event came to.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// Run it now. The permit is used.
+    Run(Run),
+    /// It is to be run once the write that says so is stored. The permit is used.
+    AfterWrite,
+    /// It will not be run any more: it took its process with it too often. The permit is free.
+    GivenUp,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Done,
+    Again {
+        delay: Duration,
+        /// Whether it counts as a failure.
+        counts: bool,
+        fault: Fault,
+    },
+    Dead(Fault),
+    /// It was stopped by us, which is nobody's fault.
+    Cancelled,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) at: Timestamp,
+    pub(super) reason: SmolStr,
+    pub(super) error: String,
+}
+
+pub(super) struct Partition {
+    pub(super) id: u16,
+    pub(super) epoch: Rev,
+    keys: Keys,
+    layout: Layout,
+    /// Bytes of one value of the bucket at most.
+    max_value: usize,
+    cursor: Cursor,
+    suspects: Seq,
+    lanes: Lanes,
+    /// Events of the main flow that are not settled.
+    held: FxHashMap<Seq, Held>,
+    held_bytes: usize,
+    sides: FxHashMap<Seq, Beside>,
+    /// What may start, in the order in which it may.
+    ready: VecDeque<Seq>,
+    due: BTreeSet<(Instant, Seq)>,
+    /// What was started and has not ended, runs that wait for their write included.
+    running: usize,
+    staged: VecDeque<Change>,
+    writing: Option<Vec<(Seq, Then)>>,
+    /// Completions that no write has taken, and when the first of them was.
+    uncommitted: usize,
+    dirty_since: Option<Instant>,
+    /// The same of the write under way.
+    in_write: usize,
+    in_write_since: Option<Instant>,
+    /// When the floor was last written, although nothing but the reader moved it.
+    written_at: Instant,
+    written_floor: Seq,
+    /// Behind the member's reader: it reads for itself until it has caught up.
+    pub(super) lagging: bool,
+    pub(super) stopping: bool,
+}
+
+struct Held {
+    event: StoredEvent,
+    lane: Lane,
+    running: bool,
+}
+
+struct Beside {
+    side: Side,
+    lane: Lane,
+    running: bool,
+}
+
+impl Partition {
+    pub(super) fn new(
+        id: u16,
+        keys: Keys,
+        layout: Layout,
+        max_value: usize,
+        claimed: Claimed,
+        now: Instant,
+    ) -> Self {
+        let mut cursor = Cursor::new(&claimed.progress);
+        let mut lanes = Lanes::default();
+        let mut sides = FxHashMap::default();
+        for (seq, side, _) in &claimed.sides {
+            let lane = Lane::new(side.key.clone(), *seq);
+            lanes.put_beside(&lane, *seq);
+            cursor.settle(*seq);
+            let beside = Beside {
+                side: side.clone(),
+                lane,
+                running: false,
+            };
+            sides.insert(*seq, beside);
+        }
+        let mut partition = Self {
+            id,
+            epoch: claimed.epoch,
+            keys,
+            layout,
+            max_value,
+            written_floor: cursor.floor(),
+            cursor,
+            suspects: claimed.suspects,
+            lanes,
+            held: FxHashMap::default(),
+            held_bytes: 0,
+            sides,
+            ready: VecDeque::new(),
+            due: BTreeSet::new(),
+            running: 0,
+            staged: VecDeque::new(),
+            writing: None,
+            uncommitted: 0,
+            dirty_since: None,
+            in_write: 0,
+            in_write_since: None,
+            written_at: now,
+            lagging: false,
+            stopping: false,
+        };
+        for (seq, side, due) in claimed.sides {
+            // Only the first of a key can be anything but a follower.
+            match side.state {
+                _ if !partition.lanes.begin(&Lane::new(side.key, seq), seq) => {}
+                SideState::Waiting { .. } => {
+                    partition.due.insert((due, seq));
+                }
+                SideState::Following | SideState::Running => partition.ready.push_back(seq),
+                SideState::Dying => {
+                    partition.running += 1;
+                    partition.stage(Change::then(seq, Then::Bury), now);
+                }
+            }
+        }
+        partition
+    }
+
+    pub(super) fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    pub(super) fn sides(&self) -> usize {
+        self.sides.len()
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Whether it can take another event.
+    pub(super) fn has_room(&self) -> bool {
+        self.held.len() < WINDOW && self.sides.len() + self.staged.len() < MAX_SIDES
+    }
+
+    /// Whether it has taken so little that reading for it is worth while.
+    pub(super) fn has_much_room(&self) -> bool {
+        self.held.len() < WINDOW / 2 && self.has_room()
+    }
+
+    /// An event that the reader came to; one that is settled already is passed over.
+    pub(super) fn offer(
+        &mut self,
+        event: StoredEvent,
+        key: Option<SmolStr>,
+        now: Instant,
+    ) -> Result<()> {
+        let seq = event.seq;
+        if self.cursor.is_done(seq) || seq <= self.cursor.read() {
+            return Ok(());
+        }
+        self.cursor.take(seq);
+        if key.is_none() {
+            self.cursor.counts.unkeyed += 1;
+        }
+        let lane = Lane::new(key, seq);
+        if self.lanes.is_beside(&lane) {
+            self.put_beside(&event, &lane, Then::Nothing, now, |_| {})?;
+            return Ok(());
+        }
+        self.held_bytes += event.body.rough_bytes();
+        self.lanes.push(&lane, seq);
+        let held = Held {
+            event,
+            lane: lane.clone(),
+            running: false,
+        };
+        self.held.insert(seq, held);
+        self.advance(&lane);
+        Ok(())
+    }
+
+    /// The reader has looked at everything up to this sequence.
+    pub(super) fn passed(&mut self, seq: Seq) {
+        self.cursor.passed(seq);
+    }
+
+    /// Retention removed these before they were read; what is beside the main flow is kept.
+    pub(super) fn expired(&mut self, from: Seq, to: Seq) {
+        let from = from.max(self.cursor.read() + 1);
+        if from <= to {
+            self.cursor.counts.expired_at_most += to - from + 1;
+            self.cursor.passed(to);
+        }
+    }
+
+    /// Lets the next of a lane come forward, if nothing of it is at work.
+    fn advance(&mut self, lane: &Lane) {
+        if let Some(next) = self.lanes.next(lane) {
+            // What has waited long goes before what was never tried.
+            if self.sides.contains_key(&next) {
+                self.ready.push_front(next);
+            } else {
+                self.ready.push_back(next);
+            }
+        }
+    }
+
+    /// What is due by now may start.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some(first) = self.due.first().copied()
+            && first.0 <= now
+        {
+            self.due.pop_first();
+            self.ready.push_front(first.1);
+        }
+    }
+
+    /// Whether something may start now, and whether it must have the member for itself.
+    pub(super) fn next_start(&self, now: Instant) -> Option<Alone> {
+        let since = self.in_write_since.or(self.dirty_since);
+        let late = since.is_some_and(|since| now.duration_since(since) >= LONGEST_UNCOMMITTED);
+        if self.stopping || late || self.uncommitted + self.in_write >= MAX_UNCOMMITTED {
+            return None;
+        }
+        let next = self.ready.front()?;
+        let starts = self.sides.get(next).map_or(0, |beside| beside.side.starts);
+        Some(Alone((ALONE_FROM - 1..MAX_STARTS).contains(&starts)))
+    }
+
+    /// Starts what [`next_start`](Self::next_start) told of.
+    pub(super) fn start(&mut self, at: Timestamp, now: Instant) -> Result<Option<(Seq, Start)>> {
+        let Some(seq) = self.ready.pop_front() else {
+            return Ok(None);
+        };
+        if let Some(beside) = self.sides.get_mut(&seq) {
+            self.running += 1;
+            if beside.side.starts >= MAX_STARTS {
+                let fault = Fault {
+                    at,
+                    reason: "crash_loop".into(),
+                    error: format!("its process ended {MAX_STARTS} times while it ran"),
+                };
+                self.dies(seq, &fault, now)?;
+                return Ok(Some((seq, Start::GivenUp)));
+            }
+            beside.running = true;
+            beside.side.starts += 1;
+            beside.side.state = SideState::Running;
+            self.stage_side(seq, Then::Run, now)?;
+            return Ok(Some((seq, Start::AfterWrite)));
+        }
+        let Some(held) = self.held.get_mut(&seq) else {
+            return Ok(None);
+        };
+        self.running += 1;
+        held.running = true;
+        if seq <= self.suspects {
+            self.leave_main_flow(seq, Then::Run, now, |side| {
+                side.state = SideState::Running;
+                side.starts = 1;
+            })?;
+            if let Some(beside) = self.sides.get_mut(&seq) {
+                beside.running = true;
+            }
+            return Ok(Some((seq, Start::AfterWrite)));
+        }
+        let run = Run {
+            seq,
+            event: Some(held.event.clone()),
+            pieces: 0,
+            generation: self.layout.generation,
+            failures: 0,
+        };
+        Ok(Some((seq, Start::Run(run))))
+    }
+
+    /// A handler has been at work for so long that the rest must not wait for it.
+    pub(super) fn outlasts(&mut self, seq: Seq, now: Instant) -> Result<()> {
+        if self.held.contains_key(&seq) {
+            self.leave_main_flow(seq, Then::Nothing, now, |side| {
+                side.state = SideState::Running;
+                side.starts = 1;
+            })?;
+            if let Some(beside) = self.sides.get_mut(&seq) {
+                beside.running = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// A run has ended.
+    pub(super) fn finished(&mut self, seq: Seq, ended: Ended, now: Instant) -> Result<()> {
+        if self.sides.contains_key(&seq) {
+            return self.side_finished(seq, ended, now);
+        }
+        match ended {
+            Ended::Done => {
+                self.running -= 1;
+                if let Some(held) = self.held.remove(&seq) {
+                    self.held_bytes -= held.event.body.rough_bytes();
+                    self.lanes.done(&held.lane, seq);
+                    self.cursor.settle(seq);
+                    self.cursor.counts.handled += 1;
+                    self.completed(now);
+                    self.advance(&held.lane);
+                }
+                Ok(())
+            }
+            Ended::Cancelled => {
+                self.running -= 1;
+                if let Some(held) = self.held.get_mut(&seq) {
+                    held.running = false;
+                }
+                Ok(())
+            }
+            Ended::Again {
+                delay,
+                counts,
+                fault,
+            } => {
+                self.running -= 1;
+                self.leave_main_flow(seq, Then::Wait(delay), now, |side| {
+                    side.state = SideState::Waiting {
+                        delay_ms: millis(delay),
+                    };
+                    side.failures = u32::from(counts);
+                    side.failed(fault.at, &fault.reason, &fault.error);
+                })
+            }
+            Ended::Dead(fault) => self.leave_main_flow(seq, Then::Bury, now, |side| {
+                side.state = SideState::Dying;
+                side.failures = 1;
+                side.failed(fault.at, &fault.reason, &fault.error);
+            }),
+        }
+    }
+
+    fn side_finished(&mut self, seq: Seq, ended: Ended, now: Instant) -> Result<()> {
+        let Some(beside) = self.sides.get_mut(&seq) else {
+            return Ok(());
+        };
+        beside.running = false;
+        match ended {
+            Ended::Done => {
+                self.running -= 1;
+                self.cursor.counts.handled += 1;
+                self.resolve(seq, Vec::new(), now)
+            }
+            Ended::Again {
+                delay,
+                counts,
+                fault,
+            } => {
+                self.running -= 1;
+                let side = &mut beside.side;
+                side.failures += u32::from(counts);
+                side.starts = 0;
+                side.failed(fault.at, &fault.reason, &fault.error);
+                side.state = SideState::Waiting {
+                    delay_ms: millis(delay),
+                };
+                self.stage_side(seq, Then::Wait(delay), now)
+            }
+            Ended::Dead(fault) => {
+                beside.side.failures += 1;
+                self.dies(seq, &fault, now)
+            }
+            Ended::Cancelled => {
+                self.running -= 1;
+                beside.side.starts = 0;
+                beside.side.state = SideState::Waiting { delay_ms: 0 };
+                self.stage_side(seq, Then::Nothing, now)
+            }
+        }
+    }
+
+    fn dies(&mut self, seq: Seq, fault: &Fault, now: Instant) -> Result<()> {
+        if let Some(beside) = self.sides.get_mut(&seq) {
+            beside.side.state = SideState::Dying;
+            beside.side.failed(fault.at, &fault.reason, &fault.error);
+        }
+        self.stage_side(seq, Then::Bury, now)
+    }
+
+    /// Its dead letter is stored; `ops` say so.
+    pub(super) fn buried(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
+        self.running -= 1;
+        self.cursor.counts.dead += 1;
+        self.resolve(seq, ops, now)
+    }
+
+    /// What is known of an event beside the main flow.
+    pub(super) fn side(&self, seq: Seq) -> Option<&Side> {
+        self.sides.get(&seq).map(|beside| &beside.side)
+    }
+
+    /// Removes a side record for good and lets the next of its key come forward.
+    fn resolve(&mut self, seq: Seq, mut ops: Vec<Op>, now: Instant) -> Result<()> {
+        let Some(beside) = self.sides.remove(&seq) else {
+            return Ok(());
+        };
+        let slot = beside.lane.slot();
+        ops.push(body::delete(self.keys.side(
+            self.layout.generation,
+            slot,
+            seq,
+        )?));
+        for piece in 0..beside.side.pieces {
+            ops.push(body::delete(self.keys.piece(
+                self.layout.generation,
+                seq,
+                piece,
+            )?));
+        }
+        self.stage(Change::new(seq, ops, Then::Nothing), now);
+        self.lanes.done(&beside.lane, seq);
+        self.advance(&beside.lane);
+        Ok(())
+    }
+
+    /// Makes a side record of an event of the main flow, and followers of what is queued behind it.
+    fn leave_main_flow(
+        &mut self,
+        seq: Seq,
+        then: Then,
+        now: Instant,
+        say: impl FnOnce(&mut Side),
+    ) -> Result<()> {
+        let Some(held) = self.held.remove(&seq) else {
+            return Ok(());
+        };
+        self.held_bytes -= held.event.body.rough_bytes();
+        let queued = self.lanes.leave(&held.lane, seq);
+        self.put_beside(&held.event, &held.lane, then, now, say)?;
+        for seq in queued {
+            if let Some(held) = self.held.remove(&seq) {
+                self.held_bytes -= held.event.body.rough_bytes();
+                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_beside(
+        &mut self,
+        event: &StoredEvent,
+        lane: &Lane,
+        then: Then,
+        now: Instant,
+        say: impl FnOnce(&mut Side),
+    ) -> Result<()> {
+        let (seq, generation) = (event.seq, self.layout.generation);
+        let pieces = body::encode(event, self.max_value)?;
+        let mut side = Side::new(lane.key(), pieces.len());
+        say(&mut side);
+        let mut ops = Vec::with_capacity(pieces.len() + 1);
+        for (at, piece) in pieces.into_iter().enumerate() {
+            ops.push(body::put(self.keys.piece(generation, seq, at)?, piece));
+        }
+        ops.push(self.put_side(seq, lane, &side)?);
+        self.lanes.put_beside(lane, seq);
+        let beside = Beside {
+            side,
+            lane: lane.clone(),
+            running: false,
+        };
+        self.sides.insert(seq, beside);
+        self.stage(Change::settling(seq, ops, then), now);
+        Ok(())
+    }
+
+    fn put_side(&self, seq: Seq, lane: &Lane, side: &Side) -> Result<Op> {
+        use super::record::Record as _;
+        let key = self.keys.side(self.layout.generation, lane.slot(), seq)?;
+        Ok(body::put(key, side.encode()?))
+    }
+
+    fn stage_side(&mut self, seq: Seq, then: Then, now: Instant) -> Result<()> {
+        if let Some(beside) = self.sides.get(&seq) {
+            let op = self.put_side(seq, &beside.lane, &beside.side)?;
+            self.stage(Change::new(seq, vec![op], then), now);
+        }
+        Ok(())
+    }
+
+    fn completed(&mut self, now: Instant) {
+        self.uncommitted += 1;
+        self.dirty_since.get_or_insert(now);
+    }
+
+    /// Events in hand that have not started.
+    pub(super) fn unstarted(&self) -> usize {
+        self.held.values().filter(|held| !held.running).count()
+    }
+
+    /// Gives up what has not started; what runs may end.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.ready.clear();
+        self.due.clear();
+    }
+
+    /// Whether nothing runs and nothing is to be written any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.running == 0
+            && self.staged.is_empty()
+            && self.writing.is_none()
+            && self.dirty_since.is_none()
+    }
+
+    /// Whether there is nothing to do but to wait for events.
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.ready.is_empty()
+    }
+}
+
+/// Whether an event must have its member for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alone(pub(super) bool);

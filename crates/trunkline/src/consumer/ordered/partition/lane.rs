@@ -1,0 +1,129 @@
+//! Lanes: the events of one key, one at a time and in order.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+use smol_str::SmolStr;
+use trunkline_core::engine::Seq;
+use trunkline_core::key;
+
+/// One key's queue in one consumer. An event without a key has one for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in super::super) enum Lane {
+    Key(SmolStr),
+    Alone(Seq),
+}
+
+impl Lane {
+    pub(in super::super) fn new(key: Option<SmolStr>, seq: Seq) -> Self {
+        key.map_or(Lane::Alone(seq), Lane::Key)
+    }
+
+    pub(super) fn key(&self) -> Option<SmolStr> {
+        match self {
+            Lane::Key(key) => Some(key.clone()),
+            Lane::Alone(_) => None,
+        }
+    }
+
+    /// Where it belongs. What has no key is spread by its sequence.
+    pub(in super::super) fn slot(&self) -> u8 {
+        match self {
+            Lane::Key(text) => key::slot(text),
+            Lane::Alone(seq) => {
+                let [low, ..] = seq.to_le_bytes();
+                low
+            }
+        }
+    }
+}
+
+/// The lanes of a partition. One that has nothing is not kept.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: FxHashMap<Lane, Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Its side records, in order. While there are any, all that follows joins them.
+    beside: VecDeque<Seq>,
+    /// Its events of the main flow, in order.
+    queued: VecDeque<Seq>,
+    /// What has come forward and is not done with: ready, running, waiting or dying.
+    front: Option<Seq>,
+}
+
+impl Lanes {
+    /// Whether what comes next has to go beside the main flow.
+    pub(super) fn is_beside(&self, lane: &Lane) -> bool {
+        self.lanes
+            .get(lane)
+            .is_some_and(|queue| !queue.beside.is_empty())
+    }
+
+    pub(super) fn push(&mut self, lane: &Lane, seq: Seq) {
+        self.queue(lane).queued.push_back(seq);
+    }
+
+    pub(super) fn put_beside(&mut self, lane: &Lane, seq: Seq) {
+        self.queue(lane).beside.push_back(seq);
+    }
+
+    fn queue(&mut self, lane: &Lane) -> &mut Queue {
+        if !self.lanes.contains_key(lane) {
+            self.lanes.insert(lane.clone(), Queue::default());
+        }
+        self.lanes.entry(lane.clone()).or_default()
+    }
+
+    /// The next of the lane, if nothing of it is at work; from then on it is.
+    pub(super) fn next(&mut self, lane: &Lane) -> Option<Seq> {
+        let queue = self.lanes.get_mut(lane)?;
+        if queue.front.is_some() {
+            return None;
+        }
+        let next = queue.beside.front().or(queue.queued.front()).copied();
+        queue.front = next;
+        if next.is_none() {
+            self.lanes.remove(lane);
+        }
+        next
+    }
+
+    /// Brings this event forward, if it is the first of its lane.
+    pub(super) fn begin(&mut self, lane: &Lane, seq: Seq) -> bool {
+        let Some(queue) = self.lanes.get_mut(lane) else {
+            return false;
+        };
+        let first = queue.front.is_none() && queue.beside.front() == Some(&seq);
+        if first {
+            queue.front = Some(seq);
+        }
+        first
+    }
+
+    /// This event, which had come forward, is done with.
+    pub(super) fn done(&mut self, lane: &Lane, seq: Seq) {
+        if let Some(queue) = self.lanes.get_mut(lane) {
+            queue.beside.retain(|beside| *beside != seq);
+            if queue.queued.front() == Some(&seq) {
+                queue.queued.pop_front();
+            }
+            if queue.front == Some(seq) {
+                queue.front = None;
+            }
+        }
+    }
+
+    /// This event leaves the main flow, and everything that was queued behind it with it: that is
+    /// what is answered. It stays the one that has come forward.
+    pub(super) fn leave(&mut self, lane: &Lane, seq: Seq) -> VecDeque<Seq> {
+        let Some(queue) = self.lanes.get_mut(lane) else {
+            return VecDeque::new();
+        };
+        let mut queued = std::mem::take(&mut queue.queued);
+        queued.retain(|queued| *queued != seq);
+        queued
+    }
+}

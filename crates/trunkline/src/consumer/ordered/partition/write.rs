@@ -1,0 +1,188 @@
+//! What a partition writes: side records as they change, and the cursor with every write.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+use tokio::time::Instant;
+use trunkline_core::Result;
+use trunkline_core::engine::{Op, Seq};
+
+use super::super::body;
+use super::super::record::Record as _;
+use super::{Ended, Partition, Run};
+
+/// Changes in one write at most; what is more goes into the next.
+const MAX_OPS: usize = 200;
+/// Bytes of values in one write, after which no further change joins it.
+const MAX_BYTES: usize = 512 << 10;
+/// How long a completion waits for others while there is more to do, and when there is not.
+const COMMIT_EVERY: Duration = Duration::from_millis(50);
+const COMMIT_IDLE: Duration = Duration::from_millis(10);
+/// How often the floor is written when nothing but the reader moved it.
+const FLOOR_EVERY: Duration = Duration::from_secs(5);
+
+/// What is to happen when a change is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Then {
+    Nothing,
+    Run,
+    Wait(Duration),
+    Bury,
+}
+
+/// Changes that belong together, about one event.
+pub(super) struct Change {
+    seq: Seq,
+    ops: Vec<Op>,
+    bytes: usize,
+    /// Whether the event is settled in the cursor by it: it goes on beside the main flow.
+    settles: bool,
+    then: Then,
+}
+
+impl Change {
+    pub(super) fn new(seq: Seq, ops: Vec<Op>, then: Then) -> Self {
+        let value = |op: &Op| match op {
+            Op::Put { value, .. } => value.len(),
+            Op::Delete { .. } => 0,
+        };
+        Self {
+            seq,
+            bytes: ops.iter().map(value).sum(),
+            ops,
+            settles: false,
+            then,
+        }
+    }
+
+    pub(super) fn settling(seq: Seq, ops: Vec<Op>, then: Then) -> Self {
+        Self {
+            settles: true,
+            ..Self::new(seq, ops, then)
+        }
+    }
+
+    /// Nothing to be written, but something to be done.
+    pub(super) fn then(seq: Seq, then: Then) -> Self {
+        Self::new(seq, Vec::new(), then)
+    }
+}
+
+/// A write to be made under the fence of the owner.
+#[derive(Debug)]
+pub(in super::super) struct Write {
+    pub(in super::super) id: SmolStr,
+    pub(in super::super) ops: Vec<Op>,
+}
+
+/// What is to be done now that a write is stored.
+#[derive(Debug)]
+pub(in super::super) enum Next {
+    Run(Run),
+    Bury(Seq),
+}
+
+impl Partition {
+    pub(super) fn stage(&mut self, change: Change, now: Instant) {
+        self.dirty_since.get_or_insert(now);
+        self.staged.push_back(change);
+    }
+
+    /// When there will be something to write or to start, if nothing happens before.
+    pub(in super::super) fn next_due(&self) -> Option<Instant> {
+        let write = match (&self.writing, self.dirty_since) {
+            (None, Some(since)) => Some(since + self.patience()),
+            (None, None) if self.cursor.floor() > self.written_floor => {
+                Some(self.written_at + FLOOR_EVERY)
+            }
+            _ => None,
+        };
+        let due = self.due.first().map(|(due, _)| *due);
+        [write, due].into_iter().flatten().min()
+    }
+
+    /// The next write, if it is time for one and none is under way. `id` makes it known again.
+    pub(in super::super) fn write(
+        &mut self,
+        now: Instant,
+        id: impl FnOnce() -> SmolStr,
+    ) -> Result<Option<Write>> {
+        if self.writing.is_some() || !self.wants_write(now) {
+            return Ok(None);
+        }
+        let (mut ops, mut thens, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(change) = self.staged.front()
+            && (ops.is_empty() || (ops.len() + change.ops.len() < MAX_OPS && bytes < MAX_BYTES))
+            && let Some(change) = self.staged.pop_front()
+        {
+            bytes += change.bytes;
+            ops.extend(change.ops);
+            if change.settles {
+                self.cursor.settle(change.seq);
+            }
+            if change.then != Then::Nothing {
+                thens.push((change.seq, change.then));
+            }
+        }
+        let key = self.keys.progress(self.layout, self.id)?;
+        ops.push(body::put(key, self.cursor.progress().encode()?));
+        self.in_write = std::mem::take(&mut self.uncommitted);
+        self.in_write_since = self.dirty_since.take();
+        if !self.staged.is_empty() {
+            self.dirty_since = Some(now);
+        }
+        self.written_floor = self.cursor.floor();
+        self.written_at = now;
+        self.writing = Some(thens);
+        Ok(Some(Write { id: id(), ops }))
+    }
+
+    fn wants_write(&self, now: Instant) -> bool {
+        let Some(since) = self.dirty_since else {
+            let moved = self.cursor.floor() > self.written_floor;
+            let late = now.duration_since(self.written_at) >= FLOOR_EVERY;
+            return moved && (late || self.stopping);
+        };
+        !self.staged.is_empty() || now.duration_since(since) >= self.patience()
+    }
+
+    /// How long a completion may wait for others to join its write.
+    fn patience(&self) -> Duration {
+        match (self.stopping, self.is_idle()) {
+            (true, true) => Duration::ZERO,
+            (_, true) => COMMIT_IDLE,
+            (_, false) => COMMIT_EVERY,
+        }
+    }
+
+    /// The write under way is stored: what it makes possible.
+    pub(in super::super) fn written(&mut self, now: Instant) -> Result<Vec<Next>> {
+        self.in_write = 0;
+        self.in_write_since = None;
+        let mut next = Vec::new();
+        for (seq, then) in self.writing.take().unwrap_or_default() {
+            match then {
+                Then::Nothing => {}
+                Then::Wait(delay) if !self.stopping => {
+                    self.due.insert((now + delay, seq));
+                }
+                Then::Wait(_) => {}
+                Then::Bury => next.push(Next::Bury(seq)),
+                // It was announced and has not begun, so that it did not count.
+                Then::Run if self.stopping => self.finished(seq, Ended::Cancelled, now)?,
+                Then::Run => {
+                    if let Some(beside) = self.sides.get(&seq) {
+                        next.push(Next::Run(Run {
+                            seq,
+                            event: None,
+                            pieces: beside.side.pieces,
+                            generation: self.layout.generation,
+                            failures: beside.side.failures,
+                        }));
+                    }
+                }
+            }
+        }
+        Ok(next)
+    }
+}

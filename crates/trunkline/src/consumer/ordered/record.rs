@@ -1,0 +1,454 @@
+//! What an ordered consumer keeps in the state bucket: the keys, and their values as JSON.
+//!
+//! ```text
+//! <consumer>.<stream>.control.def               Definition   what the consumer is, the same for all members
+//! <consumer>.<stream>.control.m.<member>        Heartbeat    a member lives as long as this changes
+//! <consumer>.<stream>.control.o.<g>.P<P>.<pp>   Owner        whose a partition is; its revision is the epoch
+//! <consumer>.<stream>.<g>.P<P>.<pp>             Progress     how far a partition got
+//! <consumer>.<stream>.<g>.s.<slot>.<seq>        Side         an event that left the main flow
+//! <consumer>.<stream>.<g>.b.<seq>.<n>           piece n of the body of such an event
+//! ```
+//!
+//! Members watch what is below `control`, and nothing else of it changes with every event.
+//!
+//! A value says with `v` which version of this page it was written by; one that is unknown is refused,
+//! because what is not understood must not be overwritten.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use smol_str::{SmolStr, format_smolstr};
+use trunkline_core::engine::{Rev, Seq, StateKey};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Timestamp};
+
+/// The version of what is written here.
+const VERSION: u32 = 1;
+/// Bytes of an error text in a record at most, so that a record stays below 1 KiB.
+const MAX_ERROR_BYTES: usize = 500;
+
+/// The keys of one consumer on one stream.
+#[derive(Clone, Debug)]
+pub(in crate::consumer) struct Keys {
+    root: SmolStr,
+}
+
+impl Keys {
+    pub(super) fn new(consumer: &Name, stream: &Name) -> Self {
+        Self {
+            root: format_smolstr!("{consumer}.{stream}"),
+        }
+    }
+
+    fn key(&self, rest: std::fmt::Arguments<'_>) -> Result<StateKey> {
+        StateKey::new(format!("{}.{rest}", self.root))
+    }
+
+    /// Below it is what members watch.
+    pub(super) fn control(&self) -> Result<StateKey> {
+        self.key(format_args!("control"))
+    }
+
+    pub(super) fn definition(&self) -> Result<StateKey> {
+        self.key(format_args!("control.def"))
+    }
+
+    pub(super) fn member(&self, member: &str) -> Result<StateKey> {
+        self.key(format_args!("control.m.{member}"))
+    }
+
+    pub(super) fn owner(&self, layout: Layout, partition: u16) -> Result<StateKey> {
+        self.key(format_args!("control.o.{layout}.{partition:03}"))
+    }
+
+    /// What a key below `control` is about.
+    pub(super) fn about(&self, key: &StateKey) -> Option<About> {
+        let rest = key.as_str().strip_prefix(&*self.root)?;
+        let mut tokens = rest.strip_prefix(".control.")?.split('.');
+        let about = match (tokens.next()?, tokens.next()) {
+            ("def", None) => About::Definition,
+            ("m", Some(member)) => About::Member(member.into()),
+            ("o", Some(generation)) => About::Owner(
+                Layout {
+                    generation: generation.parse().ok()?,
+                    partitions: tokens.next()?.strip_prefix('P')?.parse().ok()?,
+                },
+                tokens.next()?.parse().ok()?,
+            ),
+            _ => return None,
+        };
+        Some(about)
+    }
+
+    pub(super) fn progress(&self, layout: Layout, partition: u16) -> Result<StateKey> {
+        self.key(format_args!("{layout}.{partition:03}"))
+    }
+
+    /// Below it is every event that left the main flow.
+    pub(super) fn sides(&self, generation: u64) -> Result<StateKey> {
+        self.key(format_args!("{generation}.s"))
+    }
+
+    pub(super) fn side(&self, generation: u64, slot: u8, seq: Seq) -> Result<StateKey> {
+        self.key(format_args!("{generation}.s.{slot:03}.{seq:020}"))
+    }
+
+    /// Below it are the pieces of one event's body.
+    pub(super) fn body(&self, generation: u64, seq: Seq) -> Result<StateKey> {
+        self.key(format_args!("{generation}.b.{seq:020}"))
+    }
+
+    pub(super) fn piece(&self, generation: u64, seq: Seq, piece: usize) -> Result<StateKey> {
+        self.key(format_args!("{generation}.b.{seq:020}.{piece:03}"))
+    }
+}
+
+/// What a key that members watch is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Definition,
+    Member(SmolStr),
+    Owner(Layout, u16),
+}
+
+/// The slot and the sequence that the key of a side record names.
+pub(super) fn slot_and_seq(key: &StateKey) -> Option<(u8, Seq)> {
+    let mut tokens = key.as_str().rsplit('.');
+    let seq = tokens.next()?.parse().ok()?;
+    Some((tokens.next()?.parse().ok()?, seq))
+}
+
+/// How a consumer's events are divided: into so many partitions, in this generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::consumer) struct Layout {
+    pub(super) generation: u64,
+    pub(super) partitions: u16,
+}
+
+impl Layout {
+    /// The partition of a slot.
+    pub(super) fn partition(self, slot: u8) -> u16 {
+        u16::from(slot) % self.partitions
+    }
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.P{}", self.generation, self.partitions)
+    }
+}
+
+/// A value of the bucket.
+pub(in crate::consumer) trait Record: Serialize + DeserializeOwned {
+    /// What it is called in an error.
+    const WHAT: &'static str;
+
+    /// As it is stored.
+    fn encode(&self) -> Result<Bytes> {
+        let versioned = Versioned {
+            v: VERSION,
+            record: self,
+        };
+        serde_json::to_vec(&versioned)
+            .map(Bytes::from)
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::Internal,
+                    format!("a {} cannot be written", Self::WHAT),
+                )
+                .caused_by(error)
+            })
+    }
+
+    /// Reads what is stored under `key`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongVersion`] for a version that this program does not know,
+    /// [`ErrorKind::Damaged`] for what is no record at all.
+    fn decode(key: &StateKey, value: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct OnlyVersion {
+            v: u32,
+        }
+        let damaged = |error| {
+            Error::new(
+                ErrorKind::Damaged,
+                format!("the {} under {key} cannot be read", Self::WHAT),
+            )
+            .caused_by(error)
+        };
+        let OnlyVersion { v } = serde_json::from_slice(value).map_err(damaged)?;
+        if v != VERSION {
+            return Err(Error::new(
+                ErrorKind::WrongVersion,
+                format!(
+                    "the {} under {key} was written in version {v}; this program knows version {VERSION}: \
+                     use one that is as new as the others of this consumer",
+                    Self::WHAT
+                ),
+            ));
+        }
+        serde_json::from_slice(value).map_err(damaged)
+    }
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    v: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+/// What a consumer is, the same for all its members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Definition {
+    /// Raised by a reset: what an older generation kept is not looked at any more.
+    pub(super) generation: u64,
+    /// A power of two up to 256.
+    pub(super) partitions: u16,
+    /// The sequence below which nothing is wanted.
+    pub(super) start: Seq,
+    /// Everything that some member has a handler for.
+    pub(super) filters: Vec<SmolStr>,
+    /// Why it is paused; it runs when there is no reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) paused: Vec<SmolStr>,
+}
+
+impl Record for Definition {
+    const WHAT: &'static str = "definition of a consumer";
+}
+
+impl Definition {
+    pub(super) fn layout(&self) -> Layout {
+        Layout {
+            generation: self.generation,
+            partitions: self.partitions,
+        }
+    }
+
+    pub(super) fn filters(&self) -> Result<Vec<Filter>> {
+        self.filters.iter().map(Filter::new).collect()
+    }
+
+    /// Adds what is not covered yet; whether anything was.
+    pub(super) fn add(&mut self, filters: &[Filter]) -> Result<bool> {
+        let known = self.filters()?;
+        let new = |filter: &&Filter| !known.iter().any(|known| known.covers(filter));
+        let before = self.filters.len();
+        self.filters.extend(
+            filters
+                .iter()
+                .filter(new)
+                .map(|filter| format_smolstr!("{filter}")),
+        );
+        Ok(self.filters.len() > before)
+    }
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Heartbeat {
+    /// Counts up.
+    pub(super) beat: u64,
+    /// The revision of the definition by which it works.
+    pub(super) definition: Rev,
+    /// Whether it means to leave and wants no partitions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) leaving: bool,
+}
+
+impl Record for Heartbeat {
+    const WHAT: &'static str = "heartbeat of a member";
+}
+
+/// Whose a partition is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Owner {
+    pub(super) state: Ownership,
+    /// Who owns it, or did.
+    pub(super) member: SmolStr,
+    /// The commit that made it so, by which a claim whose answer was lost knows itself again.
+    pub(super) claim: SmolStr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::consumer) enum Ownership {
+    Owned,
+    /// Given up in good order: nothing ran when it was.
+    Released,
+}
+
+impl Record for Owner {
+    const WHAT: &'static str = "owner of a partition";
+}
+
+/// How far a partition got.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Progress {
+    /// Everything up to this sequence is settled.
+    pub(super) floor: Seq,
+    /// What is settled above it, as first and last of each run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) done: Vec<(Seq, Seq)>,
+    #[serde(default)]
+    pub(super) counts: Counts,
+}
+
+impl Record for Progress {
+    const WHAT: &'static str = "progress of a partition";
+}
+
+/// What became of a partition's events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Counts {
+    pub(super) handled: u64,
+    pub(super) dead: u64,
+    /// Sequences at most that retention removed before they were handled.
+    #[serde(default)]
+    pub(super) expired_at_most: u64,
+    /// Events of keyed types that came without a key.
+    #[serde(default)]
+    pub(super) unkeyed: u64,
+}
+
+/// An event that left the main flow: it failed, or it is behind one of its key that did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::consumer) struct Side {
+    /// None for an event without a key, which has a lane of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<SmolStr>,
+    #[serde(flatten)]
+    pub(super) state: SideState,
+    /// How often its handler said no.
+    #[serde(default)]
+    pub(super) failures: u32,
+    /// Runs since the last outcome that was committed.
+    #[serde(default)]
+    pub(super) starts: u32,
+    /// In how many pieces its body is kept.
+    pub(super) pieces: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first_failure: Option<SmolStr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) last_failure: Option<SmolStr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<SmolStr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(in crate::consumer) enum SideState {
+    /// Behind another of its key.
+    Following,
+    /// Due that long after this record was stored.
+    Waiting { delay_ms: u64 },
+    /// Being run by the owner that wrote this.
+    Running,
+    /// Given up; its dead letter is about to be stored.
+    Dying,
+}
+
+impl Record for Side {
+    const WHAT: &'static str = "side record";
+}
+
+impl Side {
+    pub(super) fn new(key: Option<SmolStr>, pieces: usize) -> Self {
+        Self {
+            key,
+            state: SideState::Following,
+            failures: 0,
+            starts: 0,
+            pieces,
+            first_failure: None,
+            last_failure: None,
+            reason: None,
+            error: None,
+        }
+    }
+
+    /// Writes down why and when it failed.
+    pub(super) fn failed(&mut self, at: Timestamp, reason: &str, error: &str) {
+        let at = format_smolstr!("{at}");
+        self.first_failure.get_or_insert_with(|| at.clone());
+        self.last_failure = Some(at);
+        self.reason = Some(reason.into());
+        self.error = Some(abridged(error, MAX_ERROR_BYTES).to_owned());
+    }
+}
+
+/// A delay as records have it.
+pub(super) fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The text up to that many bytes, cut at a character.
+fn abridged(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> StateKey {
+        StateKey::new("a.b").unwrap()
+    }
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        let side = Side {
+            state: SideState::Waiting { delay_ms: 1_200 },
+            failures: 1,
+            ..Side::new(Some("ü".into()), 1)
+        };
+        let written = side.encode().unwrap();
+        assert_eq!(
+            std::str::from_utf8(&written).unwrap(),
+            r#"{"v":1,"key":"ü","state":"waiting","delay_ms":1200,"failures":1,"starts":0,"pieces":1}"#
+        );
+        assert_eq!(Side::decode(&key(), &written).unwrap(), side);
+        let progress = Progress {
+            floor: 7,
+            done: vec![(9, 12)],
+            ..Progress::default()
+        };
+        let written = progress.encode().unwrap();
+        assert_eq!(Progress::decode(&key(), &written).unwrap(), progress);
+    }
+
+    #[test]
+    fn a_record_of_another_version_or_none_at_all_is_refused() {
+        let refused = |value: &[u8]| Owner::decode(&key(), value).unwrap_err().kind();
+        assert_eq!(refused(br#"{"v":2,"anything":1}"#), ErrorKind::WrongVersion);
+        assert_eq!(refused(b"no record"), ErrorKind::Damaged);
+        assert_eq!(refused(br#"{"v":1}"#), ErrorKind::Damaged);
+    }
+
+    #[test]
+    fn a_record_stays_below_a_kibibyte_whatever_the_error() {
+        let mut side = Side::new(Some("k".repeat(200).into()), 1);
+        side.failed(Timestamp::from_nanos(1), "timed_out", &"ü".repeat(10_000));
+        assert!(side.encode().unwrap().len() < 1_024);
+    }
+
+    #[test]
+    fn filters_grow_by_what_is_not_covered() {
+        let filter = |text: &str| Filter::new(text).unwrap();
+        let mut definition = Definition {
+            generation: 0,
+            partitions: 16,
+            start: 1,
+            filters: vec!["events.order.>".into()],
+            paused: Vec::new(),
+        };
+        assert!(!definition.add(&[filter("events.order.placed")]).unwrap());
+        assert!(definition.add(&[filter("events.user.made")]).unwrap());
+        assert_eq!(definition.filters.len(), 2);
+    }
+}

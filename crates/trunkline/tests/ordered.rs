@@ -1,0 +1,209 @@
+//! The ordered consumer on one engine in memory, on paused time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use trunkline::{Attempt, Bus, Event, FailureExt, Retry, State};
+
+#[derive(Event, Serialize, Deserialize, Clone, Debug)]
+#[event(type = "step.taken", key = "key")]
+struct Step {
+    key: u32,
+    n: u32,
+}
+
+type Seen = mpsc::UnboundedSender<(u32, u32, u32)>;
+
+async fn publish(bus: &Bus, keys: u32, numbers: std::ops::Range<u32>) {
+    let steps = numbers.flat_map(|n| (0..keys).map(move |key| Step { key, n }));
+    for one in bus.publish_batch(steps).await.unwrap() {
+        one.stored().unwrap();
+    }
+}
+
+async fn take(
+    handled: &mut mpsc::UnboundedReceiver<(u32, u32, u32)>,
+    count: usize,
+) -> Vec<(u32, u32, u32)> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let next = tokio::time::timeout(Duration::from_secs(3_600), handled.recv()).await;
+        all.push(
+            next.unwrap_or_else(|_| panic!("only {} of {count} came", all.len()))
+                .unwrap(),
+        );
+    }
+    all
+}
+
+fn in_order(runs: &[(u32, u32, u32)]) -> bool {
+    let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+    runs.iter().all(|(key, n, _)| {
+        let before = last.insert(*key, *n);
+        before.is_none_or(|before| before <= *n)
+    })
+}
+
+async fn note(step: Step, Attempt(attempt): Attempt, State(seen): State<Seen>) {
+    let _ = seen.send((step.key, step.n, attempt));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c10_every_key_is_handled_in_order_and_nothing_twice() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    publish(&bus, 50, 0..20).await;
+    let member = bus.consumer("steps").on(note).start().await.unwrap();
+    let runs = take(&mut handled, 1_000).await;
+    assert!(in_order(&runs));
+    let report = member.stop().await;
+    assert_eq!((report.cancelled, report.given_back), (0, 0), "{report:?}");
+    assert!(report.failed.is_none());
+    publish(&bus, 50, 20..21).await;
+    bus.consumer("steps").on(note).start().await.unwrap();
+    let runs = take(&mut handled, 50).await;
+    assert!(runs.iter().all(|(_, n, _)| *n == 20), "{runs:?}");
+    bus.close().await.unwrap();
+    assert!(handled.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c10_a_failing_key_waits_and_the_others_go_on() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    publish(&bus, 10, 0..5).await;
+    let flaky = |step: Step, Attempt(attempt): Attempt, State(seen): State<Seen>| async move {
+        let _ = seen.send((step.key, step.n, attempt));
+        if step.key == 3 && step.n == 1 && attempt < 3 {
+            return Err("not yet".to_owned());
+        }
+        Ok(())
+    };
+    let member = bus.consumer("steps").on(flaky).start().await.unwrap();
+    let runs = take(&mut handled, 52).await;
+    assert!(in_order(&runs), "{runs:?}");
+    let failing: Vec<_> = runs
+        .iter()
+        .filter(|(key, n, _)| (*key, *n) == (3, 1))
+        .collect();
+    assert_eq!(failing, [&(3, 1, 1), &(3, 1, 2), &(3, 1, 3)]);
+    // The others were done before the first retry.
+    let retry = runs.iter().position(|run| *run == (3, 1, 2)).unwrap();
+    assert!(
+        runs[..retry].iter().filter(|(key, ..)| *key != 3).count() == 45,
+        "{runs:?}"
+    );
+    member.stop().await;
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_a_waiting_retry_survives_a_restart_of_its_member() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    publish(&bus, 1, 0..3).await;
+    let failing = |step: Step, Attempt(attempt): Attempt, State(seen): State<Seen>| async move {
+        let _ = seen.send((step.key, step.n, attempt));
+        Err::<(), _>("no".to_owned())
+    };
+    let start = async || {
+        bus.consumer("steps")
+            .retry(Retry::fixed(3, Duration::from_secs(60)).jitter(0.0))
+            .on(failing)
+            .start()
+            .await
+            .unwrap()
+    };
+    let member = start().await;
+    assert_eq!(take(&mut handled, 1).await, [(0, 0, 1)]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    member.stop().await;
+    let member = start().await;
+    let began = tokio::time::Instant::now();
+    // The attempts of all members together are three, and then the next of the key has its turn.
+    assert_eq!(
+        take(&mut handled, 5).await,
+        [(0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    );
+    assert!(
+        began.elapsed() >= Duration::from_secs(235),
+        "{:?}",
+        began.elapsed()
+    );
+    member.stop().await;
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c1_members_share_the_partitions_and_work_moves_as_they_come_and_go() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let runs: Arc<Mutex<Vec<(u32, u32, u32)>>> = Arc::default();
+    let start = async |member: u32| {
+        let runs = Arc::clone(&runs);
+        let handler = move |step: Step| {
+            let runs = Arc::clone(&runs);
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                runs.lock().push((step.key, step.n, member));
+            }
+        };
+        bus.consumer("steps").on(handler).start().await.unwrap()
+    };
+    let mut members = vec![start(0).await];
+    for round in 0..12_u32 {
+        publish(&bus, 40, round * 10..(round + 1) * 10).await;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        members.push(start(round + 1).await);
+        if round % 3 == 2 {
+            let report = members.remove(0).stop().await;
+            assert!(
+                report.failed.is_none() && report.cancelled == 0,
+                "{report:?}"
+            );
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let done = runs.lock().clone();
+    assert_eq!(done.len(), 40 * 120, "something was lost or handled twice");
+    let order: Vec<_> = done.iter().map(|(key, n, _)| (*key, *n, 0)).collect();
+    assert!(in_order(&order));
+    let shares: BTreeMap<u32, usize> = done.iter().fold(BTreeMap::new(), |mut shares, run| {
+        *shares.entry(run.2).or_default() += 1;
+        shares
+    });
+    assert!(shares.len() > 8, "{shares:?}");
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_a_permanent_error_is_a_dead_letter_and_the_next_of_its_key_goes_on() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    publish(&bus, 2, 0..2).await;
+    let refuse = |step: Step, Attempt(attempt): Attempt, State(seen): State<Seen>| async move {
+        let _ = seen.send((step.key, step.n, attempt));
+        if step.n == 0 {
+            return Err("never".permanent());
+        }
+        Ok(())
+    };
+    bus.consumer("steps").on(refuse).start().await.unwrap();
+    let mut runs = take(&mut handled, 4).await;
+    runs.sort_unstable();
+    assert_eq!(runs, [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1)]);
+    let inspection = bus.inspect().await.unwrap();
+    let dead = inspection
+        .streams
+        .iter()
+        .find(|one| one.spec.name.as_str() == "EVENTS_DLQ");
+    assert_eq!(dead.unwrap().events, 2);
+    bus.close().await.unwrap();
+}
