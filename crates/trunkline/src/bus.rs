@@ -123,7 +123,9 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::Closed`], and the engine's own.
     pub async fn inspect(&self) -> Result<Inspection> {
-        self.inner.engine.topology().inspect().await
+        let mut inspection = self.inner.engine.topology().inspect().await?;
+        inspection.consumers.extend(self.ordered_consumers().await?);
+        Ok(inspection)
     }
 
     /// Makes a value available to handlers as [`State<T>`](crate::State); one for each type.

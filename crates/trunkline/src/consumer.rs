@@ -16,6 +16,7 @@
 mod dead_letter;
 mod declared;
 mod member;
+mod operate;
 mod ordered;
 mod pool;
 mod receiver;
@@ -43,6 +44,7 @@ use member::{Member, Source};
 use ordered::Ordered;
 
 pub use declared::{Declare, Declared};
+pub use operate::{Beside, ConsumerStatus, MemberStatus};
 pub use receiver::{Receiver, Work};
 #[cfg(feature = "config")]
 pub(crate) use retry::LONGEST_DELAY;
@@ -276,6 +278,12 @@ impl Consumer {
             return refuse(
                 ErrorKind::NoHandler,
                 "has no handler; give it one with `.on(handler)`",
+            );
+        }
+        if name.as_str() == ordered::CONTROL {
+            return refuse(
+                ErrorKind::InvalidName,
+                "has a name that the records of all consumers begin with; choose another",
             );
         }
         if self.concurrency == 0 || self.concurrency > 10_000 {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use trunkline_core::engine::{
-    Change, ConsumerRef, ConsumerState, Durability, Fact, Inspection, Reach, Retention, Seq,
-    StreamState,
+    ConsumerRef, ConsumerState, Durability, Fact, Inspection, Reach, Retention, Seq, StreamState,
 };
 use trunkline_core::plan::is_ours;
 use trunkline_core::{Error, ErrorKind, EventType, Filter, Name, Result, Subject, Timestamp};
@@ -228,8 +227,9 @@ impl Bus {
                 format!("there is no consumer {name} on {place}"),
             ));
         }
-        let changes = at.iter().cloned().map(Change::DeleteConsumer).collect();
-        self.inner.engine.topology().apply(changes).await?;
+        for at in &at {
+            self.remove_consumer(at).await?;
+        }
         Ok(at)
     }
 

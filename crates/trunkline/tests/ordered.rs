@@ -207,3 +207,76 @@ async fn c5_a_permanent_error_is_a_dead_letter_and_the_next_of_its_key_goes_on()
     assert_eq!(dead.unwrap().events, 2);
     bus.close().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn c13_a_pause_is_confirmed_survives_a_restart_and_ends_with_its_last_reason() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let name = trunkline::Name::new("steps").unwrap();
+    let member = bus.consumer("steps").on(note).start().await.unwrap();
+    publish(&bus, 5, 0..1).await;
+    take(&mut handled, 5).await;
+    let confirmed = bus.pause_consumer(&name, "release 7").await.unwrap();
+    assert_eq!(confirmed.len(), 1, "{confirmed:?}");
+    bus.pause_consumer(&name, "disk").await.unwrap();
+    publish(&bus, 5, 1..2).await;
+    member.stop().await;
+    bus.consumer("steps").on(note).start().await.unwrap();
+    bus.resume_consumer(&name, Some("disk")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(
+        handled.try_recv().is_err(),
+        "it ran although one reason was left"
+    );
+    let status = &bus.consumer_status().await.unwrap()[0];
+    assert_eq!(
+        (status.paused.as_slice(), status.pending_at_most),
+        (&["release 7".to_owned()][..], 5)
+    );
+    bus.resume_consumer(&name, None).await.unwrap();
+    let runs = take(&mut handled, 5).await;
+    assert!(runs.iter().all(|(_, n, _)| *n == 1), "{runs:?}");
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_handles_again_what_is_asked_for_while_members_run() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let name = trunkline::Name::new("steps").unwrap();
+    publish(&bus, 4, 0..10).await;
+    bus.consumer("steps").on(note).start().await.unwrap();
+    take(&mut handled, 40).await;
+    let to = trunkline::Start::Seq(37);
+    bus.reset_consumer(&name, to, trunkline::Beside::Refuse)
+        .await
+        .unwrap();
+    let mut runs = take(&mut handled, 4).await;
+    runs.sort_unstable();
+    assert_eq!(runs, [(0, 9, 1), (1, 9, 1), (2, 9, 1), (3, 9, 1)]);
+    bus.delete_consumer(&name, None).await.unwrap();
+    let gone = bus.delete_consumer(&name, None).await.unwrap_err();
+    assert_eq!(gone.kind(), trunkline::ErrorKind::NoSuchConsumer);
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c13_a_deleted_consumer_ends_its_members_loudly() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let name = trunkline::Name::new("steps").unwrap();
+    publish(&bus, 4, 0..1).await;
+    let member = bus.consumer("steps").on(note).start().await.unwrap();
+    take(&mut handled, 4).await;
+    bus.delete_consumer(&name, None).await.unwrap();
+    let report = member.ended().await;
+    let failed = report.failed.unwrap();
+    assert_eq!(failed.kind(), trunkline::ErrorKind::NoSuchConsumer);
+    // Made again, it begins as a new one does.
+    bus.consumer("steps").on(note).start().await.unwrap();
+    take(&mut handled, 4).await;
+    bus.close().await.unwrap();
+}

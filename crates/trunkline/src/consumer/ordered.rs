@@ -25,7 +25,9 @@ mod member;
 mod membership;
 mod partition;
 mod reader;
-mod record;
-mod store;
+pub(super) mod record;
+pub(super) mod store;
 
-pub(super) use member::Ordered;
+pub(super) use member::{Ordered, start};
+pub(super) use membership::TTL;
+pub(super) use record::CONTROL;

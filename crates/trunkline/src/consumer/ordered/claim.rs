@@ -251,6 +251,13 @@ pub(super) async fn define(
             return wanted.encode().map(Some);
         };
         let mut definition = Definition::decode(&key, &entry.value)?;
+        if definition.mode != wanted.mode {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                "the consumer's members share its events otherwise: all of them handle keys in order, or all say \
+                 `.unordered()`; to change that, stop them and reset the consumer",
+            ));
+        }
         let grown = definition.add(filters)?;
         if definition.partitions != wanted.partitions {
             return Err(Error::new(

@@ -21,7 +21,7 @@ use super::claim::{Place, define};
 use super::membership::{Membership, Says};
 use super::partition::Partition;
 use super::reader::{Read, Reader};
-use super::record::{Definition, Keys};
+use super::record::{Definition, Keys, Mode};
 use super::store::Store;
 use crate::handler::MemberContext;
 use ownership::Hold;
@@ -59,6 +59,7 @@ impl Ordered {
         };
         let keys = Keys::new(&shared.name, &stream);
         let wanted = Definition {
+            mode: Mode::Ordered,
             generation: 0,
             partitions: PARTITIONS,
             start: start(&store, &stream, filters, from).await?,
@@ -135,7 +136,12 @@ impl Ordered {
 }
 
 /// The sequence at which a new consumer begins.
-async fn start(store: &Store, stream: &Name, filters: &[Filter], from: Position) -> Result<Seq> {
+pub(in crate::consumer) async fn start(
+    store: &Store,
+    stream: &Name,
+    filters: &[Filter],
+    from: Position,
+) -> Result<Seq> {
     let one = trunkline_core::engine::Credit::items(1);
     let log = store.engine.log();
     match from {

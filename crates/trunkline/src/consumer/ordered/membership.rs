@@ -22,7 +22,7 @@ use super::store::Store;
 /// How often a member says that it lives.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// How long a member is taken to live after its last heartbeat.
-pub(super) const TTL: Duration = Duration::from_secs(3);
+pub(in crate::consumer) const TTL: Duration = Duration::from_secs(3);
 /// By how much a member itself counts less, for clocks that run at different speeds.
 const MARGIN: Duration = Duration::from_millis(300);
 /// Heartbeats of its own that a member must have seen while another had none: an engine that is

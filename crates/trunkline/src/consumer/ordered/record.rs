@@ -1,15 +1,16 @@
 //! What an ordered consumer keeps in the state bucket: the keys, and their values as JSON.
 //!
 //! ```text
-//! <consumer>.<stream>.control.def               Definition   what the consumer is, the same for all members
-//! <consumer>.<stream>.control.m.<member>        Heartbeat    a member lives as long as this changes
-//! <consumer>.<stream>.control.o.<g>.P<P>.<pp>   Owner        whose a partition is; its revision is the epoch
+//! control.<consumer>.<stream>.def               Definition   what the consumer is, the same for all members
+//! control.<consumer>.<stream>.m.<member>        Heartbeat    a member lives as long as this changes
+//! control.<consumer>.<stream>.o.<g>.P<P>.<pp>   Owner        whose a partition is; its revision is the epoch
 //! <consumer>.<stream>.<g>.P<P>.<pp>             Progress     how far a partition got
 //! <consumer>.<stream>.<g>.s.<slot>.<seq>        Side         an event that left the main flow
 //! <consumer>.<stream>.<g>.b.<seq>.<n>           piece n of the body of such an event
 //! ```
 //!
-//! Members watch what is below `control`, and nothing else of it changes with every event.
+//! Members watch what is below `control`, where nothing changes with every event, and a tool finds every
+//! consumer there. So no consumer may be called that.
 //!
 //! A value says with `v` which version of this page it was written by; one that is unknown is refused,
 //! because what is not understood must not be overwritten.
@@ -28,6 +29,9 @@ const VERSION: u32 = 1;
 /// Bytes of an error text in a record at most, so that a record stays below 1 KiB.
 const MAX_ERROR_BYTES: usize = 500;
 
+/// The first token of what is known of all consumers, which can be no consumer's name.
+pub(in crate::consumer) const CONTROL: &str = "control";
+
 /// The keys of one consumer on one stream.
 #[derive(Clone, Debug)]
 pub(in crate::consumer) struct Keys {
@@ -35,7 +39,7 @@ pub(in crate::consumer) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(consumer: &Name, stream: &Name) -> Self {
+    pub(in crate::consumer) fn new(consumer: &Name, stream: &Name) -> Self {
         Self {
             root: format_smolstr!("{consumer}.{stream}"),
         }
@@ -45,27 +49,32 @@ impl Keys {
         StateKey::new(format!("{}.{rest}", self.root))
     }
 
+    fn control_key(&self, rest: std::fmt::Arguments<'_>) -> Result<StateKey> {
+        StateKey::new(format!("{CONTROL}.{}.{rest}", self.root))
+    }
+
     /// Below it is what members watch.
-    pub(super) fn control(&self) -> Result<StateKey> {
-        self.key(format_args!("control"))
+    pub(in crate::consumer) fn control(&self) -> Result<StateKey> {
+        StateKey::new(format!("{CONTROL}.{}", self.root))
     }
 
-    pub(super) fn definition(&self) -> Result<StateKey> {
-        self.key(format_args!("control.def"))
+    pub(in crate::consumer) fn definition(&self) -> Result<StateKey> {
+        self.control_key(format_args!("def"))
     }
 
-    pub(super) fn member(&self, member: &str) -> Result<StateKey> {
-        self.key(format_args!("control.m.{member}"))
+    pub(in crate::consumer) fn member(&self, member: &str) -> Result<StateKey> {
+        self.control_key(format_args!("m.{member}"))
     }
 
-    pub(super) fn owner(&self, layout: Layout, partition: u16) -> Result<StateKey> {
-        self.key(format_args!("control.o.{layout}.{partition:03}"))
+    pub(in crate::consumer) fn owner(&self, layout: Layout, partition: u16) -> Result<StateKey> {
+        self.control_key(format_args!("o.{layout}.{partition:03}"))
     }
 
     /// What a key below `control` is about.
-    pub(super) fn about(&self, key: &StateKey) -> Option<About> {
-        let rest = key.as_str().strip_prefix(&*self.root)?;
-        let mut tokens = rest.strip_prefix(".control.")?.split('.');
+    pub(in crate::consumer) fn about(&self, key: &StateKey) -> Option<About> {
+        let rest = key.as_str().strip_prefix(CONTROL)?.strip_prefix('.')?;
+        let rest = rest.strip_prefix(&*self.root)?.strip_prefix('.')?;
+        let mut tokens = rest.split('.');
         let about = match (tokens.next()?, tokens.next()) {
             ("def", None) => About::Definition,
             ("m", Some(member)) => About::Member(member.into()),
@@ -81,39 +90,64 @@ impl Keys {
         Some(about)
     }
 
-    pub(super) fn progress(&self, layout: Layout, partition: u16) -> Result<StateKey> {
+    /// Below it is everything but what members watch.
+    pub(in crate::consumer) fn root(&self) -> Result<StateKey> {
+        StateKey::new(&self.root)
+    }
+
+    /// Below it is everything that a reset leaves behind.
+    pub(in crate::consumer) fn generation(&self, generation: u64) -> Result<StateKey> {
+        self.key(format_args!("{generation}"))
+    }
+
+    /// Below it every partition has how far it got.
+    pub(in crate::consumer) fn progresses(&self, layout: Layout) -> Result<StateKey> {
+        self.key(format_args!("{layout}"))
+    }
+
+    pub(in crate::consumer) fn progress(&self, layout: Layout, partition: u16) -> Result<StateKey> {
         self.key(format_args!("{layout}.{partition:03}"))
     }
 
     /// Below it is every event that left the main flow.
-    pub(super) fn sides(&self, generation: u64) -> Result<StateKey> {
+    pub(in crate::consumer) fn sides(&self, generation: u64) -> Result<StateKey> {
         self.key(format_args!("{generation}.s"))
     }
 
-    pub(super) fn side(&self, generation: u64, slot: u8, seq: Seq) -> Result<StateKey> {
+    pub(in crate::consumer) fn side(
+        &self,
+        generation: u64,
+        slot: u8,
+        seq: Seq,
+    ) -> Result<StateKey> {
         self.key(format_args!("{generation}.s.{slot:03}.{seq:020}"))
     }
 
     /// Below it are the pieces of one event's body.
-    pub(super) fn body(&self, generation: u64, seq: Seq) -> Result<StateKey> {
+    pub(in crate::consumer) fn body(&self, generation: u64, seq: Seq) -> Result<StateKey> {
         self.key(format_args!("{generation}.b.{seq:020}"))
     }
 
-    pub(super) fn piece(&self, generation: u64, seq: Seq, piece: usize) -> Result<StateKey> {
+    pub(in crate::consumer) fn piece(
+        &self,
+        generation: u64,
+        seq: Seq,
+        piece: usize,
+    ) -> Result<StateKey> {
         self.key(format_args!("{generation}.b.{seq:020}.{piece:03}"))
     }
 }
 
 /// What a key that members watch is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum About {
+pub(in crate::consumer) enum About {
     Definition,
     Member(SmolStr),
     Owner(Layout, u16),
 }
 
 /// The slot and the sequence that the key of a side record names.
-pub(super) fn slot_and_seq(key: &StateKey) -> Option<(u8, Seq)> {
+pub(in crate::consumer) fn slot_and_seq(key: &StateKey) -> Option<(u8, Seq)> {
     let mut tokens = key.as_str().rsplit('.');
     let seq = tokens.next()?.parse().ok()?;
     Some((tokens.next()?.parse().ok()?, seq))
@@ -122,13 +156,13 @@ pub(super) fn slot_and_seq(key: &StateKey) -> Option<(u8, Seq)> {
 /// How a consumer's events are divided: into so many partitions, in this generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::consumer) struct Layout {
-    pub(super) generation: u64,
-    pub(super) partitions: u16,
+    pub(in crate::consumer) generation: u64,
+    pub(in crate::consumer) partitions: u16,
 }
 
 impl Layout {
     /// The partition of a slot.
-    pub(super) fn partition(self, slot: u8) -> u16 {
+    pub(in crate::consumer) fn partition(self, slot: u8) -> u16 {
         u16::from(slot) % self.partitions
     }
 }
@@ -203,17 +237,28 @@ struct Versioned<'a, T> {
 /// What a consumer is, the same for all its members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::consumer) struct Definition {
+    pub(in crate::consumer) mode: Mode,
     /// Raised by a reset: what an older generation kept is not looked at any more.
-    pub(super) generation: u64,
+    pub(in crate::consumer) generation: u64,
     /// A power of two up to 256.
-    pub(super) partitions: u16,
+    pub(in crate::consumer) partitions: u16,
     /// The sequence below which nothing is wanted.
-    pub(super) start: Seq,
+    pub(in crate::consumer) start: Seq,
     /// Everything that some member has a handler for.
-    pub(super) filters: Vec<SmolStr>,
+    pub(in crate::consumer) filters: Vec<SmolStr>,
     /// Why it is paused; it runs when there is no reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) paused: Vec<SmolStr>,
+    pub(in crate::consumer) paused: Vec<SmolStr>,
+}
+
+/// How the members of a consumer share its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::consumer) enum Mode {
+    /// By key, each key in order.
+    Ordered,
+    /// Whoever is free.
+    Shared,
 }
 
 impl Record for Definition {
@@ -221,19 +266,19 @@ impl Record for Definition {
 }
 
 impl Definition {
-    pub(super) fn layout(&self) -> Layout {
+    pub(in crate::consumer) fn layout(&self) -> Layout {
         Layout {
             generation: self.generation,
             partitions: self.partitions,
         }
     }
 
-    pub(super) fn filters(&self) -> Result<Vec<Filter>> {
+    pub(in crate::consumer) fn filters(&self) -> Result<Vec<Filter>> {
         self.filters.iter().map(Filter::new).collect()
     }
 
     /// Adds what is not covered yet; whether anything was.
-    pub(super) fn add(&mut self, filters: &[Filter]) -> Result<bool> {
+    pub(in crate::consumer) fn add(&mut self, filters: &[Filter]) -> Result<bool> {
         let known = self.filters()?;
         let new = |filter: &&Filter| !known.iter().any(|known| known.covers(filter));
         let before = self.filters.len();
@@ -251,12 +296,12 @@ impl Definition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::consumer) struct Heartbeat {
     /// Counts up.
-    pub(super) beat: u64,
+    pub(in crate::consumer) beat: u64,
     /// The revision of the definition by which it works.
-    pub(super) definition: Rev,
+    pub(in crate::consumer) definition: Rev,
     /// Whether it means to leave and wants no partitions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) leaving: bool,
+    pub(in crate::consumer) leaving: bool,
 }
 
 impl Record for Heartbeat {
@@ -266,11 +311,11 @@ impl Record for Heartbeat {
 /// Whose a partition is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::consumer) struct Owner {
-    pub(super) state: Ownership,
+    pub(in crate::consumer) state: Ownership,
     /// Who owns it, or did.
-    pub(super) member: SmolStr,
+    pub(in crate::consumer) member: SmolStr,
     /// The commit that made it so, by which a claim whose answer was lost knows itself again.
-    pub(super) claim: SmolStr,
+    pub(in crate::consumer) claim: SmolStr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,6 +324,8 @@ pub(in crate::consumer) enum Ownership {
     Owned,
     /// Given up in good order: nothing ran when it was.
     Released,
+    /// Ended from outside, with its whole generation: nobody owns it any more, nor will.
+    Closed,
 }
 
 impl Record for Owner {
@@ -289,12 +336,12 @@ impl Record for Owner {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::consumer) struct Progress {
     /// Everything up to this sequence is settled.
-    pub(super) floor: Seq,
+    pub(in crate::consumer) floor: Seq,
     /// What is settled above it, as first and last of each run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) done: Vec<(Seq, Seq)>,
+    pub(in crate::consumer) done: Vec<(Seq, Seq)>,
     #[serde(default)]
-    pub(super) counts: Counts,
+    pub(in crate::consumer) counts: Counts,
 }
 
 impl Record for Progress {
@@ -304,14 +351,14 @@ impl Record for Progress {
 /// What became of a partition's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::consumer) struct Counts {
-    pub(super) handled: u64,
-    pub(super) dead: u64,
+    pub(in crate::consumer) handled: u64,
+    pub(in crate::consumer) dead: u64,
     /// Sequences at most that retention removed before they were handled.
     #[serde(default)]
-    pub(super) expired_at_most: u64,
+    pub(in crate::consumer) expired_at_most: u64,
     /// Events of keyed types that came without a key.
     #[serde(default)]
-    pub(super) unkeyed: u64,
+    pub(in crate::consumer) unkeyed: u64,
 }
 
 /// An event that left the main flow: it failed, or it is behind one of its key that did.
@@ -319,25 +366,25 @@ pub(in crate::consumer) struct Counts {
 pub(in crate::consumer) struct Side {
     /// None for an event without a key, which has a lane of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<SmolStr>,
+    pub(in crate::consumer) key: Option<SmolStr>,
     #[serde(flatten)]
-    pub(super) state: SideState,
+    pub(in crate::consumer) state: SideState,
     /// How often its handler said no.
     #[serde(default)]
-    pub(super) failures: u32,
+    pub(in crate::consumer) failures: u32,
     /// Runs since the last outcome that was committed.
     #[serde(default)]
-    pub(super) starts: u32,
+    pub(in crate::consumer) starts: u32,
     /// In how many pieces its body is kept.
-    pub(super) pieces: usize,
+    pub(in crate::consumer) pieces: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) first_failure: Option<SmolStr>,
+    pub(in crate::consumer) first_failure: Option<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) last_failure: Option<SmolStr>,
+    pub(in crate::consumer) last_failure: Option<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) reason: Option<SmolStr>,
+    pub(in crate::consumer) reason: Option<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<String>,
+    pub(in crate::consumer) error: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,7 +405,7 @@ impl Record for Side {
 }
 
 impl Side {
-    pub(super) fn new(key: Option<SmolStr>, pieces: usize) -> Self {
+    pub(in crate::consumer) fn new(key: Option<SmolStr>, pieces: usize) -> Self {
         Self {
             key,
             state: SideState::Following,
@@ -373,7 +420,7 @@ impl Side {
     }
 
     /// Writes down why and when it failed.
-    pub(super) fn failed(&mut self, at: Timestamp, reason: &str, error: &str) {
+    pub(in crate::consumer) fn failed(&mut self, at: Timestamp, reason: &str, error: &str) {
         let at = format_smolstr!("{at}");
         self.first_failure.get_or_insert_with(|| at.clone());
         self.last_failure = Some(at);
@@ -383,7 +430,7 @@ impl Side {
 }
 
 /// A delay as records have it.
-pub(super) fn millis(delay: Duration) -> u64 {
+pub(in crate::consumer) fn millis(delay: Duration) -> u64 {
     u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -441,6 +488,7 @@ mod tests {
     fn filters_grow_by_what_is_not_covered() {
         let filter = |text: &str| Filter::new(text).unwrap();
         let mut definition = Definition {
+            mode: Mode::Ordered,
             generation: 0,
             partitions: 16,
             start: 1,

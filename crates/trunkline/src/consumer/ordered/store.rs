@@ -16,13 +16,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The bucket of an engine.
 #[derive(Clone, Debug)]
 pub(in crate::consumer) struct Store {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) bucket: Bucket,
+    pub(in crate::consumer) engine: Arc<dyn Engine>,
+    pub(in crate::consumer) bucket: Bucket,
 }
 
 /// What became of a commit that was repeated until that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(in crate::consumer) enum Known {
     Done(Vec<Rev>),
     /// It was done, by a call whose answer was lost. That says nothing of how things stand now.
     DoneBefore,
@@ -32,7 +32,7 @@ pub(super) enum Known {
 
 impl Store {
     /// A name for a commit, by which a repeat is known.
-    pub(super) fn commit_id() -> SmolStr {
+    pub(in crate::consumer) fn commit_id() -> SmolStr {
         format_smolstr!("{:032x}", rand::random::<u128>())
     }
 
@@ -40,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// What repeating would not mend.
-    pub(super) async fn commit(
+    pub(in crate::consumer) async fn commit(
         &self,
         id: SmolStr,
         fences: Vec<(StateKey, Expectation)>,
@@ -70,13 +70,21 @@ impl Store {
     }
 
     /// One key, as it stands at that revision or later.
-    pub(super) async fn get(&self, key: &StateKey, at_least: Rev) -> Result<Option<Entry>> {
+    pub(in crate::consumer) async fn get(
+        &self,
+        key: &StateKey,
+        at_least: Rev,
+    ) -> Result<Option<Entry>> {
         let page = self.page(key, None, at_least, 1).await?;
         Ok(page.entries.into_iter().find(|entry| entry.key == *key))
     }
 
     /// Every key below a prefix, as they stand at that revision or later.
-    pub(super) async fn all(&self, prefix: &StateKey, at_least: Rev) -> Result<Vec<Entry>> {
+    pub(in crate::consumer) async fn all(
+        &self,
+        prefix: &StateKey,
+        at_least: Rev,
+    ) -> Result<Vec<Entry>> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let page = self.page(prefix, after.as_ref(), at_least, 1_000).await?;
@@ -122,7 +130,7 @@ impl Store {
     ///
     /// `change` gives the new value, or none to leave it as it is; what was there is answered with
     /// its revision.
-    pub(super) async fn update(
+    pub(in crate::consumer) async fn update(
         &self,
         key: &StateKey,
         mut change: impl FnMut(Option<&Entry>) -> Result<Option<bytes::Bytes>>,

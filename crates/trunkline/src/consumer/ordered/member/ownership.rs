@@ -69,13 +69,14 @@ impl Member {
             .as_ref()
             .is_some_and(|known| known.layout() != definition.layout())
         {
-            return Err(Error::new(
-                ErrorKind::Drift,
-                format!(
-                    "consumer {} was reset or divided anew; start this member again",
-                    self.shared.name
-                ),
-            ));
+            tracing::info!(
+                consumer = %self.shared.name, stream = %self.place.stream, layout = %definition.layout(),
+                "the consumer was reset or divided anew; the member begins again with it"
+            );
+            for partition in 0..u16::from(u8::MAX) + 1 {
+                self.lose(partition);
+            }
+            self.reader.close();
         }
         let filters = definition.filters()?;
         if *self.filters != filters[..] {
@@ -269,26 +270,33 @@ impl Member {
         };
         self.holds.insert(id, Hold::Claiming);
         let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
-        self.tasks
-            .spawn(async move { Done::Claim(id, place.claim(&definition, &filters, free).await) });
+        self.tasks.spawn(async move {
+            let claimed = place.claim(&definition, &filters, free).await;
+            Done::Claim(layout, id, claimed)
+        });
         Ok(())
     }
 
     /// A claim has ended.
     pub(super) fn claimed(
         &mut self,
+        layout: Layout,
         id: u16,
         claimed: Option<super::super::partition::Claimed>,
         now: Instant,
     ) {
+        let Some(definition) = &self.definition else {
+            return;
+        };
+        // It was claimed as part of something that is no more.
+        if definition.layout() != layout {
+            return;
+        }
         let Some(claimed) = claimed else {
             self.holds.insert(id, Hold::NotBefore(now + AGAIN_AFTER));
             return;
         };
         self.holds.remove(&id);
-        let Some(definition) = &self.definition else {
-            return;
-        };
         // Without a lease it is not ours to begin; it will be claimed anew.
         if !self.place.lease.holds(now) {
             return;
@@ -296,7 +304,7 @@ impl Member {
         let mut partition = super::Partition::new(
             id,
             self.place.keys.clone(),
-            definition.layout(),
+            layout,
             self.shared.bus.inner.engine.limits().max_value,
             claimed,
             now,

@@ -12,7 +12,7 @@ use trunkline_core::{Error, ErrorKind, Result};
 use super::super::body;
 use super::super::partition::Next;
 use super::super::partition::{Claimed, Ended, Fault};
-use super::super::record::{Side, SideState};
+use super::super::record::{Layout, Side, SideState};
 use super::runs::{Ran, RunId};
 use super::{Member, PAUSE};
 use crate::consumer::dead_letter;
@@ -27,7 +27,7 @@ const LONGEST_BURIAL_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a task beside the loop came to.
 pub(super) enum Done {
-    Claim(u16, Result<Option<Claimed>>),
+    Claim(Layout, u16, Result<Option<Claimed>>),
     Release(u16, Result<()>),
     /// A write; whether the partition was still owned.
     Write(u16, Rev, Result<bool>),
@@ -153,8 +153,8 @@ impl Member {
             Error::new(ErrorKind::Internal, "a part of the member failed").caused_by(error)
         })?;
         match done {
-            Done::Claim(id, claimed) => {
-                self.claimed(id, claimed?, now);
+            Done::Claim(layout, id, claimed) => {
+                self.claimed(layout, id, claimed?, now);
                 Ok(())
             }
             Done::Release(id, released) => {
