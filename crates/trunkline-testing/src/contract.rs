@@ -297,6 +297,20 @@ contract! { ($)
         "A handler longer than three ack waits is delivered once";
     c9_stopping_gives_back_at_once in consume, Virtual, always: "C9"
         "Stopping with a deadline gives back at once what has not started or was cancelled";
+    c1_a_member_that_dies_is_replaced_and_order_is_kept in consume, Real, always: "C1"
+        "When a member dies, another goes on in order; a kill is no failure and repeats only what was not committed";
+    c6_a_waiting_retry_survives_its_member_and_attempts_count_for_all in consume, Virtual, always: "C6"
+        "A waiting retry survives a restart, and the attempts of all members together are the policy's";
+    c10_members_that_come_and_go_keep_every_key_in_order in consume, Virtual, always: "C10"
+        "Keyed events are handled in key order, once each, while members come and go";
+    c10_a_failing_key_waits_in_order_and_holds_up_no_other in consume, Virtual, always: "C10"
+        "A failing key waits in order under its retries and holds up no other key";
+    c10_order_without_a_key_is_refused in consume, Virtual, always: "C10"
+        "A consumer that asks for key order on a type without a key does not start";
+    c13_a_pause_holds_over_a_restart_until_its_last_reason_is_gone in consume, Virtual, always: "C13"
+        "A pause is confirmed by every live member, survives a restart, and ends with its last reason";
+    c13_a_reset_and_a_deletion_are_noticed_by_members_that_run in consume, Virtual, always: "C13"
+        "Members that run follow a reset, and end loudly when their consumer is deleted";
 
     c14_replay_from_every_position_is_exact_and_ordered in replay, Virtual, always: "C14"
         "Replay from first, sequence, time, last n and last per subject is exact and ordered";

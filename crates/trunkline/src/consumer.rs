@@ -70,7 +70,18 @@ pub struct Consumer {
     concurrency: usize,
     retry: Retry,
     ack_wait: Duration,
-    unordered: bool,
+    sharing: Sharing,
+}
+
+/// How members are to share the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// By key where there are keys.
+    ByType,
+    /// By key, or not at all.
+    Ordered,
+    /// Whoever is free.
+    Unordered,
 }
 
 impl Consumer {
@@ -85,7 +96,7 @@ impl Consumer {
             concurrency: 1,
             retry: Retry::default(),
             ack_wait: Duration::ZERO,
-            unordered: false,
+            sharing: Sharing::ByType,
         };
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
@@ -127,7 +138,14 @@ impl Consumer {
     /// Gives up the order of keys: every event goes to whichever member is free, as those of types
     /// without a key do.
     pub fn unordered(mut self) -> Self {
-        self.unordered = true;
+        self.sharing = Sharing::Unordered;
+        self
+    }
+
+    /// Insists on the order of keys, which types with a key have anyhow: a consumer that cannot keep
+    /// it does not start.
+    pub fn ordered(mut self) -> Self {
+        self.sharing = Sharing::Ordered;
         self
     }
 
@@ -203,7 +221,23 @@ impl Consumer {
             })?;
             let wanted = wanted.entry(stream.clone()).or_default();
             wanted.filters.push(filter);
-            wanted.ordered |= info.keyed && info.class == Class::Durable && !self.unordered;
+            let has_order = info.keyed && info.class == Class::Durable;
+            if self.sharing == Sharing::Ordered && !has_order {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "consumer {name} is to keep the order of keys, and {:?} {}; give the type a key, or give \
+                         it a consumer of its own",
+                        info.event_type,
+                        if info.keyed {
+                            "is a command, which whoever is free handles"
+                        } else {
+                            "has no key"
+                        }
+                    ),
+                ));
+            }
+            wanted.ordered |= has_order && self.sharing != Sharing::Unordered;
             if handlers
                 .insert(SmolStr::from(info.event_type.as_str()), Arc::clone(handler))
                 .is_some()

@@ -3,6 +3,7 @@
 mod failure;
 mod lease;
 mod limits;
+mod ordered;
 mod share;
 
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use crate::fixture::Noted;
 pub(super) use failure::*;
 pub(super) use lease::*;
 pub(super) use limits::*;
+pub(super) use ordered::*;
 pub(super) use share::*;
 
 /// What a handler has seen: the event's number and the attempt.
