@@ -66,7 +66,7 @@ pub use bus::Bus;
 #[cfg(feature = "config")]
 pub use config::Config;
 pub use connect::{Connect, Nats, TopologyMode};
-pub use consumer::{Consumer, ConsumerHandle, Retry};
+pub use consumer::{Breaker, Consumer, ConsumerHandle, Policy, Retry};
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
