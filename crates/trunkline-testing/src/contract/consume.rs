@@ -4,6 +4,7 @@ mod failure;
 mod lease;
 mod limits;
 mod share;
+mod trouble;
 
 use tokio::sync::mpsc;
 use trunkline::{Attempt, Bus, State};
@@ -14,6 +15,7 @@ pub(super) use failure::*;
 pub(super) use lease::*;
 pub(super) use limits::*;
 pub(super) use share::*;
+pub(super) use trouble::*;
 
 /// What a handler has seen: the event's number and the attempt.
 type Seen = mpsc::UnboundedSender<(u32, u32)>;

@@ -322,12 +322,21 @@ async fn an_open_breaker_starts_nothing_and_then_one() {
     assert_eq!(state(&pool), BreakerState::Closed);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn c7_a_handler_that_blocks_its_thread_is_found_and_let_go() {
+    // A blocked thread may hold up all that share its runtime, timers included.
+    let elsewhere = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap();
     let policy = Policy::default().time_out(Duration::from_millis(20));
     let (mut pool, _control) = pool(2, &policy);
     let ((begun, begins), (end, ends)) = (mpsc::channel(), mpsc::channel());
-    pool.push([told(7, Script::Blocks(begun, Arc::new(Mutex::new(ends))))].into_iter());
+    let blocks = told(7, Script::Blocks(begun, Arc::new(Mutex::new(ends))));
+    {
+        let _there = elsewhere.enter();
+        pool.push([blocks].into_iter());
+    }
     begins.recv().unwrap();
     let vitals = pool.vitals();
     let health = || vitals.upgrade().unwrap().health();
@@ -363,4 +372,5 @@ async fn c7_a_handler_that_blocks_its_thread_is_found_and_let_go() {
     assert_eq!(finished(&mut pool, 1).await, ["7 cancelled"]);
     assert_eq!(pool.cancel_all(Instant::now() + MINUTE).await, 0);
     assert!(health().is_well());
+    elsewhere.shutdown_background();
 }
