@@ -15,7 +15,9 @@
 
 mod dead_letter;
 mod declared;
+mod idempotent;
 mod member;
+pub(crate) mod outputs;
 mod pool;
 mod receiver;
 mod retry;
@@ -25,6 +27,7 @@ mod turn;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -37,9 +40,12 @@ use crate::event::{Event, Stored};
 use crate::failure::{Classify, Rule, rule};
 use crate::handler::{Handler, Registered, Registration};
 use crate::layer::HandleLayer;
+use idempotent::Idempotent;
 use member::{Member, Source};
 
 pub use declared::{Declare, Declared};
+pub use idempotent::Idempotency;
+pub(crate) use idempotent::idempotency_key;
 pub use receiver::{Receiver, Work};
 #[cfg(feature = "config")]
 pub(crate) use retry::LONGEST_DELAY;
@@ -65,6 +71,7 @@ pub struct Consumer {
     concurrency: usize,
     retry: Retry,
     ack_wait: Duration,
+    idempotency: Idempotency,
 }
 
 impl Consumer {
@@ -79,6 +86,7 @@ impl Consumer {
             concurrency: 1,
             retry: Retry::default(),
             ack_wait: Duration::ZERO,
+            idempotency: Idempotency::Off,
         };
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
@@ -91,6 +99,7 @@ impl Consumer {
         self.from = said.start.unwrap_or(self.from);
         self.concurrency = said.concurrency.unwrap_or(self.concurrency);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
+        self.idempotency = said.idempotency.unwrap_or(self.idempotency);
         self.retry.change(said);
     }
 
@@ -128,6 +137,25 @@ impl Consumer {
     /// longest that any of them was started with.
     pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
         self.ack_wait = ack_wait;
+        self
+    }
+
+    /// Handles an event that comes twice once: one that this consumer has done within `ttl` is
+    /// acknowledged unseen. An event is known by its source and id together. Off unless set, here, by
+    /// [`Connect::idempotent`](crate::Connect::idempotent) or by the configuration.
+    ///
+    /// Every event leaves a key in the bus's state for that long, and costs two small writes. It must be
+    /// no shorter than all attempts of an event may take, and at most 30 days. What crashes after its
+    /// effect and before its key was written runs again; where that matters, store
+    /// [`Context::idempotency_key`](crate::Context::idempotency_key) with the effect.
+    pub fn idempotent(mut self, ttl: Duration) -> Self {
+        self.idempotency = Idempotency::For(ttl);
+        self
+    }
+
+    /// Runs every event that is delivered, whatever the bus says of every consumer.
+    pub fn not_idempotent(mut self) -> Self {
+        self.idempotency = Idempotency::Off;
         self
     }
 
@@ -201,6 +229,15 @@ impl Consumer {
                 ));
             }
         }
+        let duplicates = Arc::new(AtomicU64::new(0));
+        let idempotent = match self.idempotency {
+            Idempotency::Off => None,
+            Idempotency::For(ttl) => {
+                let counted = Arc::clone(&duplicates);
+                let made = Idempotent::new(&self.bus, &name, ttl, self.ack_wait, counted);
+                Some(made.await?)
+            }
+        };
         let mut sources = Vec::new();
         for (stream, filters) in filters {
             let at = ConsumerRef {
@@ -220,6 +257,7 @@ impl Consumer {
             rules: self.rules,
             retry: self.retry,
             ack_wait: self.ack_wait,
+            idempotent,
             on_gap,
         });
         let control = watch::Sender::new(Control {
@@ -233,6 +271,7 @@ impl Consumer {
             name,
             control: Arc::new(control),
             ended,
+            duplicates,
             drain_deadline: self.bus.inner.settings.drain_deadline,
         };
         let mut running = self.bus.inner.consumers.lock();
@@ -268,8 +307,13 @@ impl Consumer {
                 "has an ack wait below 1 s, which leaves no time to renew leases",
             );
         }
-        self.retry
-            .check()
+        let retries = self.retry.check();
+        let idempotency = match self.idempotency {
+            Idempotency::Off => Ok(()),
+            Idempotency::For(ttl) => idempotent::check(ttl, &self.retry),
+        };
+        retries
+            .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))
     }
 
@@ -355,6 +399,7 @@ struct Shared {
     rules: Vec<Rule>,
     retry: Retry,
     ack_wait: Duration,
+    idempotent: Option<Idempotent>,
     on_gap: Option<GapObserver>,
 }
 
@@ -372,6 +417,7 @@ pub struct ConsumerHandle {
     name: Name,
     control: Arc<watch::Sender<Control>>,
     ended: watch::Receiver<Option<StopReport>>,
+    duplicates: Arc<AtomicU64>,
     drain_deadline: Duration,
 }
 
@@ -435,6 +481,12 @@ impl ConsumerHandle {
     /// Whether the member is running.
     pub fn is_running(&self) -> bool {
         self.ended.borrow().is_none() && self.ended.has_changed().is_ok()
+    }
+
+    /// How many events this member has acknowledged unseen, because the consumer had done them before:
+    /// 0 unless it is [idempotent](Consumer::idempotent).
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
     }
 
     /// Changes how many handlers run at once; what runs already is let be.

@@ -1,8 +1,10 @@
-//! Durable consumers: C1 to C9, as far as they do not need a second process.
+//! Durable consumers: C1 to C12, as far as they do not need a second process.
 
 mod failure;
+mod idempotent;
 mod lease;
 mod limits;
+mod outputs;
 mod share;
 
 use tokio::sync::mpsc;
@@ -11,8 +13,10 @@ use trunkline::{Attempt, Bus, State};
 use crate::fixture::Noted;
 
 pub(super) use failure::*;
+pub(super) use idempotent::*;
 pub(super) use lease::*;
 pub(super) use limits::*;
+pub(super) use outputs::*;
 pub(super) use share::*;
 
 /// What a handler has seen: the event's number and the attempt.

@@ -403,6 +403,8 @@ pub(super) const BUS: &[Row<Config>] = &[
 /// The word for no limit in time or attempts, and in quantity.
 const FOREVER: &str = "forever";
 const UNLIMITED: &str = "unlimited";
+/// The word for what is not done.
+const OFF: &str = "off";
 
 /// What fits the signed integers of every engine and of TOML.
 const fn i64_max() -> u64 {

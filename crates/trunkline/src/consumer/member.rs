@@ -96,6 +96,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
+            generation: 0,
             stopping: stopping.subscribe(),
         };
         Self {

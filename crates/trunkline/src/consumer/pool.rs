@@ -210,7 +210,14 @@ async fn work(common: Arc<Common>, slot: usize) {
         // Lets others run now and then, however long the queue and short the handlers.
         tokio::task::consume_budget().await;
         let stream = common.shared.streams[source].clone();
-        let running = pin!(run(&common.shared, stream, event, attempt, &common.context));
+        let running = pin!(run(
+            &common.shared,
+            stream,
+            event,
+            attempt,
+            None,
+            &common.context
+        ));
         result = Some(guarded(running).await);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use trunkline_core::Name;
 use trunkline_core::engine::Position;
 
-use super::Retry;
+use super::{Idempotency, Retry};
 
 /// What a configuration says of a consumer, or of every consumer. What is none is not said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,17 +23,20 @@ pub struct ConsumerSettings {
     pub delays: Option<Vec<Duration>>,
     /// By how much a pause is lengthened at most, as a share of it: 0 to 1.
     pub jitter: Option<f64>,
+    /// Whether and for how long an event that was done runs no more.
+    pub idempotency: Option<Idempotency>,
     /// Where a consumer starts when it is made.
     pub start: Option<Position>,
 }
 
 impl ConsumerSettings {
     /// What every consumer does where nobody says otherwise: from the first stored event, 16 at
-    /// once, 5 attempts (see [`Retry`]), an ack wait of 30 s.
+    /// once, 5 attempts (see [`Retry`]), an ack wait of 30 s, not idempotent.
     pub fn built_in() -> Self {
         Self {
             ack_wait: Some(Duration::from_secs(30)),
             concurrency: Some(16),
+            idempotency: Some(Idempotency::Off),
             start: Some(Position::First),
             ..Retry::default().said()
         }

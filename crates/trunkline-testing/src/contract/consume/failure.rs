@@ -68,7 +68,7 @@ pub(in crate::contract) async fn c4_a_handler_sees_its_attempts_counted(trial: T
 }
 
 /// The dead letters, which must be that many.
-async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
+pub(super) async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
     let dlq = Name::new("EVENTS_DLQ").unwrap();
     let mut follow = bus
         .engine()
@@ -90,7 +90,7 @@ async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
     letters
 }
 
-fn story(letter: &StoredEvent) -> [&str; 4] {
+pub(super) fn story(letter: &StoredEvent) -> [&str; 4] {
     [
         "Trunkline-Consumer",
         "Trunkline-Reason",

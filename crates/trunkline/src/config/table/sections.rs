@@ -8,8 +8,8 @@ use trunkline_core::engine::{Retention, StreamSpec};
 use super::super::ConsumerSettings;
 use super::super::given::Kind;
 use super::super::units::size_value;
-use super::{DAY, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text, word};
-use crate::consumer::{LONGEST_DELAY, Retry};
+use super::{DAY, OFF, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text, word};
+use crate::consumer::{Idempotency, LONGEST_DELAY, Retry};
 
 const RETENTIONS: [(&str, Retention); 3] = [
     ("discard_old", Retention::DiscardOld),
@@ -175,6 +175,22 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
         write: |consumer, raw| set(&mut consumer.jitter, raw.share().map(Some)),
         // `Debug` keeps the point that makes it a float in TOML.
         read: |consumer| consumer.jitter.map(|jitter| format!("{jitter:?}")),
+    },
+    Row {
+        key: "idempotent",
+        kind: Kind::DurationOr(OFF),
+        default: r#""off""#,
+        doc: "For how long an event that was done is acknowledged unseen when it comes again. Every event leaves a key in the state for that long; it must be no shorter than all attempts of an event may take.",
+        secret: false,
+        write: |consumer, raw| {
+            let given = raw.duration_or(Duration::from_secs(1)..=30 * DAY, OFF);
+            let idempotency = given.map(|ttl| ttl.map_or(Idempotency::Off, Idempotency::For));
+            set(&mut consumer.idempotency, idempotency.map(Some))
+        },
+        read: |consumer| match consumer.idempotency? {
+            Idempotency::Off => Some(text(OFF)),
+            Idempotency::For(ttl) => Some(duration(ttl)),
+        },
     },
     Row {
         key: "start",
