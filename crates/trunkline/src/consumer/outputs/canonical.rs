@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
 use trunkline_core::{Error, ErrorKind, Result};
 
 /// As deep as objects and arrays may lie within one another; JSON that is deeper nobody reads back.
@@ -166,19 +167,18 @@ impl<'a> Scan<'a> {
             .position(|byte| !part(byte))
             .unwrap_or(rest.len());
         let token = &self.json[start..self.at];
-        // `serde_json` knows which numbers are none, such as `01` and `1.`.
-        let number: serde_json::Number = serde_json::from_slice(token)
-            .map_err(|error| self.refuse("a number that is none").caused_by(error))?;
+        // `serde_json` knows which numbers are none, such as `01` and `1.`, but reads others only
+        // nearly.
+        let refused = |error| self.refuse("a number that is none").caused_by(error);
+        let IgnoredAny = serde_json::from_slice(token).map_err(refused)?;
+        let text = std::str::from_utf8(token).unwrap_or_default();
         let is_whole = !token.iter().any(|byte| b".eE".contains(byte));
-        match number.as_i64() {
-            Some(whole) if is_whole && whole.unsigned_abs() <= EXACT => {
-                out.extend_from_slice(whole.to_string().as_bytes());
-            }
-            _ if is_whole && token != b"-0" => out.extend_from_slice(token),
-            _ => match number.as_f64().filter(|double| double.is_finite()) {
-                Some(double) => write_double(double, out),
-                None => return Err(self.refuse("a number beyond every double")),
-            },
+        let small = |whole: &i64| whole.unsigned_abs() <= EXACT;
+        match (text.parse::<i64>().ok().filter(small), text.parse::<f64>()) {
+            (Some(whole), _) if is_whole => out.extend_from_slice(whole.to_string().as_bytes()),
+            (None, _) if is_whole => out.extend_from_slice(token),
+            (_, Ok(double)) if double.is_finite() => write_double(double, out),
+            _ => return Err(self.refuse("a number beyond every double")),
         }
         Ok(())
     }
@@ -209,8 +209,17 @@ fn write_double(double: f64, out: &mut Vec<u8>) {
         out.push(b'0');
         return;
     }
-    // The shortest digits that are read back as this double, with one before the point.
-    let shortest = format!("{:e}", double.abs());
+    // The fewest digits that are read back as this double, with one before the point; of two such
+    // numbers that are as near, the even one, which is what rounding to as many digits gives.
+    let size = double.abs();
+    let mut shortest = format!("{size:e}");
+    let places = shortest
+        .split_once('e')
+        .map_or(0, |(digits, _)| digits.len().saturating_sub(2));
+    let rounded = format!("{size:.places$e}");
+    if rounded.parse() == Ok(size) {
+        shortest = rounded;
+    }
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let digits = digits.replace('.', "");
     // Where the point is, counted from before the first digit.
@@ -295,12 +304,12 @@ mod tests {
         check(0x444b_1ae4_d6e2_ef50, "1e+21");
         check(0x3eb0_c6f7_a0b5_ed8c, "9.999999999999997e-7");
         check(0x3eb0_c6f7_a0b5_ed8d, "0.000001");
-        check(0x41b3_de43_5555_53e3, "333333333.3333332");
-        check(0x41b3_de43_5555_53e4, "333333333.33333325");
-        check(0x41b3_de43_5555_53e5, "333333333.3333333");
-        check(0x41b3_de43_5555_53e6, "333333333.3333334");
-        check(0x41b3_de43_5555_53e7, "333333333.33333343");
-        check(0xbece_cece_cece_cece, "-0.0000036862743343954036");
+        check(0x41b3_de43_5555_5553, "333333333.3333332");
+        check(0x41b3_de43_5555_5554, "333333333.33333325");
+        check(0x41b3_de43_5555_5555, "333333333.3333333");
+        check(0x41b3_de43_5555_5556, "333333333.3333334");
+        check(0x41b3_de43_5555_5557, "333333333.33333343");
+        check(0xbecb_f647_612f_3696, "-0.0000033333333333333333");
         check(0x4314_3ff3_c1cb_0959, "1424953923781206.2");
     }
 }
