@@ -292,6 +292,9 @@ codes! {
     DrainIncomplete = "TL-0503", "drain passed its deadline", retryable: true,
         "Handlers were still running when the shutdown deadline passed. What they had not settled is delivered again.",
         "Raise the deadline, or make the handlers shorter or cancellable.";
+    RunOver = "TL-0504", "the handler's run is over", retryable: false,
+        "An output was published through the context of a handler that had returned already. It was not sent.",
+        "Await in the handler what publishes, or publish through the bus (`cx.bus()`) what follows later.";
     UnsupportedMediaType = "TL-0601", "unsupported media type", retryable: false,
         "The door does not read this content type.",
         "Send `application/cloudevents+json`, `application/cloudevents-batch+json`, `application/x-ndjson`, or `application/json` with `ce-` headers or `?type=`.";

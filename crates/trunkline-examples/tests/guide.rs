@@ -158,13 +158,14 @@ fn part_of(file: &str, part: &str) -> String {
 }
 
 /// What is run below.
-const RUN: [&str; 9] = [
+const RUN: [&str; 10] = [
     "guide/configured.toml",
     "guide/http_door.sh",
     "src/bin/axum_server.rs",
     "src/bin/configured.rs",
     "src/bin/failures.rs",
     "src/bin/first_event.rs",
+    "src/bin/outputs.rs",
     "src/bin/own_layers.rs",
     "src/bin/receivers.rs",
     "src/bin/topology.rs",
@@ -192,6 +193,17 @@ fn receivers_and_replay_give_every_event() {
         "number 2 was o-2",
         "number 3 was o-3",
         "somebody looks at o-2",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn outputs_follow_success_and_duplicates_run_once() {
+    let lines = output(env!("CARGO_BIN_EXE_outputs"));
+    let expected = [
+        "o-1: invoice made, once",
+        "invoice of o-1 because of order o-1-placed",
+        "1 duplicate acknowledged unseen",
     ];
     assert_eq!(lines, expected);
 }

@@ -1,7 +1,7 @@
 //! Small keys: one KV bucket of NATS each.
 //!
 //! A bucket is the stream `KV_<bucket>` with one message a key, as every client of NATS knows it. A
-//! commit is an atomic batch on it: the first message carries the commit's id, which the server knows
+//! commit of one change is one message, any other an atomic batch: the first message carries the commit's id, which the server knows
 //! again before it looks at any fence; each message carries one expectation at most, so that fences
 //! beyond that travel on messages of their own, to a key that nobody reads.
 

@@ -67,7 +67,8 @@ impl Failure {
     }
 
     /// In one word why it failed: `failed`, `panicked`, `timed_out`, `undecodable`,
-    /// `unsupported_type` or `unsupported_version`.
+    /// `unsupported_type`, `unsupported_version`, `outputs_not_stored`, `outputs_over_limit`,
+    /// `running_elsewhere` or `idempotency_not_stored`.
     pub fn reason(&self) -> &'static str {
         self.reason
     }

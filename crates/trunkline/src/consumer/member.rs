@@ -94,6 +94,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
+            generation: 0,
             stopping: stopping.subscribe(),
         };
         let hands = Hands {

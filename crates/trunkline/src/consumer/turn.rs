@@ -6,8 +6,9 @@ use trunkline_core::engine::{Delivery, StoredEvent, Token};
 use trunkline_core::{Name, Timestamp};
 
 use super::Shared;
+use super::outputs::Outputs;
 use crate::failure::{Disposition, Failure};
-use crate::handler::{Delivered, MemberContext};
+use crate::handler::{Delivered, Epoch, MemberContext, Registered};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
 
@@ -48,12 +49,21 @@ impl Turn {
     }
 }
 
-/// Runs the handler of one event through its layers.
+/// Handles one event, under an epoch where the consumer has owners. In this order, outermost first:
+///
+/// ```text
+/// idempotency → sending the outputs → layers of the bus → of the consumer → decoding → the handler
+/// ```
+///
+/// # Cancel safety
+/// Dropped, the run has failed without having counted: its outputs are dropped, and an idempotent
+/// event may run again at once.
 pub(super) async fn run(
     shared: &Shared,
     stream: Name,
     event: StoredEvent,
     attempt: u32,
+    epoch: Option<Epoch>,
     context: &Arc<MemberContext>,
 ) -> Result<(), Failure> {
     let decoding = &shared.bus.inner.settings.decoding;
@@ -71,15 +81,31 @@ pub(super) async fn run(
             message,
         ));
     };
+    let outputs = Arc::new(Outputs::default());
     let delivered = Delivered {
         incoming: Arc::new(incoming),
         attempt,
+        epoch,
         member: Arc::clone(context),
+        outputs: Arc::clone(&outputs),
     };
-    HandleNext {
+    let Some(idempotent) = &shared.idempotent else {
+        return handle(shared, handler.as_ref(), delivered, &outputs).await;
+    };
+    let handling = handle(shared, handler.as_ref(), delivered.clone(), &outputs);
+    idempotent.once(&delivered, handling).await
+}
+
+async fn handle(
+    shared: &Shared,
+    handler: &dyn Registered,
+    delivered: Delivered,
+    outputs: &Outputs,
+) -> Result<(), Failure> {
+    let layers = HandleNext {
         layers: &shared.layers,
-        handler: handler.as_ref(),
-    }
-    .run(delivered)
-    .await
+        handler,
+    };
+    let result = layers.run(delivered).await;
+    outputs.finish(&shared.bus.inner, result).await
 }

@@ -134,6 +134,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
+            generation: 0,
             stopping: stopping.subscribe(),
         };
         Ok(Self {
