@@ -67,14 +67,19 @@ impl Failure {
 
     /// The error and its causes in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.cause.to_string();
-        let mut cause = self.cause.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        let (error, causes) = self.messages();
+        std::iter::once(error)
+            .chain(causes)
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
+    /// The error, and each of its causes.
+    pub(crate) fn messages(&self) -> (String, Vec<String>) {
+        let first = self.cause.source();
+        let causes = std::iter::successors(first, |error| (*error).source());
+        let causes = causes.map(ToString::to_string).collect();
+        (self.cause.to_string(), causes)
     }
 }
 

@@ -52,6 +52,8 @@ pub mod layer;
 
 pub mod consumer;
 
+pub mod dead_letter;
+
 mod lifecycle;
 
 pub use trunkline_core as core;
@@ -67,6 +69,7 @@ pub use bus::Bus;
 pub use config::Config;
 pub use connect::{Connect, Nats, TopologyMode};
 pub use consumer::{Consumer, ConsumerHandle, Retry};
+pub use dead_letter::DeadLetters;
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};

@@ -303,6 +303,7 @@ impl Member {
         };
         let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
         if !matches!(disposition, Disposition::Snooze(_)) {
+            turn.tried(now, &failure);
             let stream = &self.sources[turn.source].stream;
             let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
             tracing::warn!(
