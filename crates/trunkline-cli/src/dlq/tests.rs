@@ -210,17 +210,15 @@ async fn a_replay_is_requested_once_and_shown_as_long_as_nobody_answers() {
         state.starts_with("state:         replaying: requested by "),
         "{text}"
     );
-    assert!(
-        text.contains("at the front of its key; no outcome yet"),
-        "{text}"
-    );
+    // Wrapped somewhere, by how long the user's name is.
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let waits = "to run at the front of its key; no outcome yet";
+    assert!(words.contains(waits), "{text}");
 }
 
 #[tokio::test]
-async fn discarding_wants_a_yes_and_tells_what_it_could_not() {
+async fn discarding_tells_what_it_could_not_and_why() {
     let bus = dead().await;
-    let unasked = refused(&bus, &discard(&["--all"])).await;
-    assert_eq!(unasked.kind(), trunkline::ErrorKind::InvalidConfig);
     let (exit, text, talk) = told(
         &bus,
         &discard(&["billing/EVENTS/1", "billing/EVENTS/2", "--yes"]),

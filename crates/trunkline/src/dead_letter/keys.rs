@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use trunkline_core::engine::{
-    Bucket, Commit, Committed, Credit, Entry, Expectation, Op, Rev, Seq, StateKey,
+    Bucket, Commit, Committed, Credit, Entries, Entry, Expectation, Op, Rev, Seq, StateKey,
 };
 use trunkline_core::{EventId, Name, Result, Timestamp};
 
@@ -115,7 +115,7 @@ pub(super) async fn places(
     let mut after: Option<StateKey> = None;
     loop {
         let page = scan(inner, prefix.as_ref(), after.as_ref(), Credit::items(1)).await?;
-        let Some(first) = page.first() else {
+        let Some(first) = page.entries.first() else {
             return Ok(places);
         };
         after = Some(match Place::above(&first.key) {
@@ -137,11 +137,7 @@ pub(super) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept
     let mut after: Option<StateKey> = None;
     loop {
         let page = scan(inner, Some(&prefix), after.as_ref(), PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = Some(last.key.clone());
-        for entry in page {
+        for entry in page.entries {
             let seq = entry.key.as_str().rsplit('.').next();
             // What others may put below the prefix is not ours to read.
             if let Some(seq) = seq.and_then(|seq| seq.parse().ok())
@@ -150,6 +146,10 @@ pub(super) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept
                 each(kept(place, seq, &entry));
             }
         }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
     }
 }
 
@@ -157,7 +157,7 @@ pub(super) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept
 pub(super) async fn read(inner: &Inner, place: &Place, seq: Seq) -> Result<Option<Kept>> {
     let key = place.key(seq)?;
     let found = scan(inner, Some(&key), None, Credit::items(1)).await?;
-    let found = found.into_iter().find(|entry| entry.key == key);
+    let found = found.entries.into_iter().find(|entry| entry.key == key);
     Ok(found.map(|entry| kept(place, seq, &entry)))
 }
 
@@ -177,11 +177,10 @@ async fn scan(
     prefix: Option<&StateKey>,
     after: Option<&StateKey>,
     credit: Credit,
-) -> Result<Vec<Entry>> {
+) -> Result<Entries> {
     let bucket = bucket()?;
     let state = inner.engine.state();
-    let page = state.scan(&bucket, prefix, after, 0, credit).await?;
-    Ok(page.entries)
+    state.scan(&bucket, prefix, after, 0, credit).await
 }
 
 /// Writes a key if it is as expected, and gives whether it was. Dealt with, it is forgotten after a
