@@ -33,7 +33,7 @@ mod record;
 
 mod bury;
 mod id;
-mod keys;
+pub(crate) mod keys;
 
 mod follow;
 mod list;
@@ -261,7 +261,7 @@ impl DeadLetters {
         if let Changed::Now(record) | Changed::Already(record) = &changed
             && record.state.stands() == Stands::Discarded
         {
-            remove_of(inner, key, record.entry).await?;
+            remove_of(inner, &key.place, key.seq, record.entry).await?;
         }
         Ok(changed)
     }
@@ -297,7 +297,9 @@ impl DeadLetters {
         let mut swept = Swept::default();
         for (key, rev, resolved) in &letters {
             match (resolved, census.has_entry(inner, key)) {
-                (Some(entry), true) => swept.entries += remove_of(inner, key, *entry).await?,
+                (Some(entry), true) => {
+                    swept.entries += remove_of(inner, &key.place, key.seq, *entry).await?;
+                }
                 (None, false) => {
                     let removed = keys::remove(inner, &key.place, key.seq, *rev).await?;
                     swept.keys += u64::from(removed);
@@ -388,7 +390,7 @@ fn gone(id: &Id) -> Error {
 }
 
 /// Reads what is stored in the dead-letter stream: an entry on the subject that it should be on.
-fn read_entry(inner: &Inner, stored: &StoredEvent) -> Result<Entry> {
+pub(crate) fn read_entry(inner: &Inner, stored: &StoredEvent) -> Result<Entry> {
     let place = |error: Error| {
         error.at(format_args!(
             "entry {} of {}",
@@ -410,7 +412,8 @@ fn read_entry(inner: &Inner, stored: &StoredEvent) -> Result<Entry> {
     Ok(entry)
 }
 
-async fn entry_at(inner: &Inner, seq: Seq) -> Result<Option<StoredEvent>> {
+/// What has that place in the dead-letter stream.
+pub(crate) async fn entry_at(inner: &Inner, seq: Seq) -> Result<Option<StoredEvent>> {
     let below = [Filter::all().below(Some(&inner.settings.roots.dlq))?];
     let stream = &inner.settings.dead_letters;
     let log = inner.engine.log();
@@ -422,10 +425,9 @@ async fn entry_at(inner: &Inner, seq: Seq) -> Result<Option<StoredEvent>> {
 
 /// Removes the entry of a dead letter, if that is what is there: the dead-letter stream may have been
 /// made anew since, and another entry be in its place.
-async fn remove_of(inner: &Inner, key: &Key, entry: Seq) -> Result<u64> {
-    let Key { place, seq, .. } = key;
+pub(crate) async fn remove_of(inner: &Inner, place: &Place, seq: Seq, entry: Seq) -> Result<u64> {
     let root = &inner.settings.roots.dlq;
-    let subject = id::subject(root, &place.stream, &place.consumer, *seq)?;
+    let subject = id::subject(root, &place.stream, &place.consumer, seq)?;
     match entry_at(inner, entry).await? {
         Some(stored) if stored.subject == subject => remove(inner, entry).await,
         _ => Ok(0),

@@ -28,26 +28,26 @@ const TRIES: usize = 3;
 
 /// The place of a key: a consumer on a stream, in one of its generations.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
-    pub(super) consumer: Name,
-    pub(super) stream: Name,
-    pub(super) generation: u64,
+pub(crate) struct Place {
+    pub(crate) consumer: Name,
+    pub(crate) stream: Name,
+    pub(crate) generation: u64,
 }
 
 /// A key as it stands.
 #[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) place: Place,
-    pub(super) seq: Seq,
-    pub(super) rev: Rev,
-    pub(super) at: Timestamp,
+pub(crate) struct Kept {
+    pub(crate) place: Place,
+    pub(crate) seq: Seq,
+    pub(crate) rev: Rev,
+    pub(crate) at: Timestamp,
     /// What it says; an error that says why it cannot be read hides no other key.
-    pub(super) record: Result<Record>,
+    pub(crate) record: Result<Record>,
 }
 
 impl Place {
     /// Of an entry.
-    pub(super) fn of(entry: &super::Entry) -> Self {
+    pub(crate) fn of(entry: &super::Entry) -> Self {
         Self {
             consumer: entry.consumer.clone(),
             stream: entry.stream.clone(),
@@ -55,18 +55,30 @@ impl Place {
         }
     }
 
-    fn key(&self, seq: Seq) -> Result<StateKey> {
-        StateKey::new(format!("{}.{seq}", self.prefix()))
+    /// The key of the dead letter of an event.
+    pub(crate) fn key(&self, seq: Seq) -> Result<StateKey> {
+        StateKey::new(format!("{}.{seq}", self.prefix()?))
     }
 
-    /// Whoever serves replays watches what is below it.
-    fn prefix(&self) -> String {
+    /// What is above all keys of the place. Whoever serves replays watches what is below.
+    pub(crate) fn prefix(&self) -> Result<StateKey> {
         let Self {
             consumer,
             stream,
             generation,
         } = self;
-        format!("{consumer}.{stream}.{generation}.{DEAD}")
+        StateKey::new(format!("{consumer}.{stream}.{generation}.{DEAD}"))
+    }
+
+    /// The change that makes a dead letter stand so. One that is dealt with is forgotten after a
+    /// while.
+    pub(crate) fn put(&self, seq: Seq, record: &Record, expect: Expectation) -> Result<Op> {
+        Ok(Op::Put {
+            key: self.key(seq)?,
+            value: record.encode(),
+            expect,
+            ttl: record.is_resolved().then_some(RESOLVED_FOR),
+        })
     }
 
     /// Of a key of any kind below a consumer, a stream and a generation.
@@ -93,7 +105,8 @@ impl Place {
     }
 }
 
-fn bucket() -> Result<Bucket> {
+/// The bucket that these keys are in.
+pub(crate) fn bucket() -> Result<Bucket> {
     Name::new(BUCKET)
 }
 
@@ -101,7 +114,7 @@ fn bucket() -> Result<Bucket> {
 ///
 /// Other keys lie between those of dead letters, a hundred thousand of them perhaps, so that this
 /// leaps from one generation to the next.
-pub(super) async fn places(
+pub(crate) async fn places(
     inner: &Inner,
     consumer: Option<&Name>,
     stream: Option<&Name>,
@@ -132,8 +145,8 @@ pub(super) async fn places(
 }
 
 /// Every key of a place, given to `each`.
-pub(super) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept)) -> Result<()> {
-    let prefix = StateKey::new(place.prefix())?;
+pub(crate) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept)) -> Result<()> {
+    let prefix = place.prefix()?;
     let mut after: Option<StateKey> = None;
     loop {
         let page = scan(inner, Some(&prefix), after.as_ref(), PAGE).await?;
@@ -154,7 +167,7 @@ pub(super) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept
 }
 
 /// One key.
-pub(super) async fn read(inner: &Inner, place: &Place, seq: Seq) -> Result<Option<Kept>> {
+pub(crate) async fn read(inner: &Inner, place: &Place, seq: Seq) -> Result<Option<Kept>> {
     let key = place.key(seq)?;
     let found = scan(inner, Some(&key), None, Credit::items(1)).await?;
     let found = found.entries.into_iter().find(|entry| entry.key == key);
@@ -183,26 +196,19 @@ async fn scan(
     state.scan(&bucket, prefix, after, 0, credit).await
 }
 
-/// Writes a key if it is as expected, and gives whether it was. Dealt with, it is forgotten after a
-/// while.
-pub(super) async fn write(
+/// Writes a key if it is as expected, and gives whether it was.
+pub(crate) async fn write(
     inner: &Inner,
     place: &Place,
     seq: Seq,
     record: &Record,
     expect: Expectation,
 ) -> Result<bool> {
-    let op = Op::Put {
-        key: place.key(seq)?,
-        value: record.encode(),
-        expect,
-        ttl: record.is_resolved().then_some(RESOLVED_FOR),
-    };
-    commit(inner, op).await
+    commit(inner, place.put(seq, record, expect)?).await
 }
 
 /// Removes a key if it is as it was read.
-pub(super) async fn remove(inner: &Inner, place: &Place, seq: Seq, rev: Rev) -> Result<bool> {
+pub(crate) async fn remove(inner: &Inner, place: &Place, seq: Seq, rev: Rev) -> Result<bool> {
     let op = Op::Delete {
         key: place.key(seq)?,
         expect: Expectation::Rev(rev),
@@ -240,7 +246,7 @@ mod tests {
     fn places_are_told_from_other_keys() {
         let above = |key: &str| Place::above(&StateKey::new(key).unwrap());
         let place = above("billing.EVENTS.3.dlq.12").unwrap();
-        assert_eq!(place.prefix(), "billing.EVENTS.3.dlq");
+        assert_eq!(place.prefix().unwrap().as_str(), "billing.EVENTS.3.dlq");
         assert_eq!(above("billing.EVENTS.3.s12.ab.7.body"), Some(place.clone()));
         for other in [
             "billing",

@@ -25,6 +25,8 @@ const CREDIT: Credit = Credit {
     items: 256,
     bytes: 8 << 20,
 };
+/// Far above what a dead-letter stream can hold.
+const MAX_SUBJECTS: usize = u32::MAX as usize;
 /// Letters that are kept above those asked for before they are sorted and cut.
 const SLACK: usize = 1_024;
 
@@ -329,7 +331,7 @@ impl Census {
         let filter = subjects(root, stream, consumer)?;
         let topology = inner.engine.topology();
         let stored = topology
-            .subjects(&inner.settings.dead_letters, &filter, usize::MAX)
+            .subjects(&inner.settings.dead_letters, &filter, MAX_SUBJECTS)
             .await?;
         census.stored = stored
             .into_iter()
