@@ -326,7 +326,7 @@ impl DeadLetters {
                 Ok(record) => record,
                 Err(error) if error.kind() == ErrorKind::WrongVersion => return Err(error),
                 // What cannot be read is made anew from the entry.
-                Err(error) => self.from_entry(&letter.id, key, error).await?,
+                Err(error) => self.made_anew(&letter.id, key, error).await?,
             };
             let Some(changed) = change(&record) else {
                 return Ok(Changed::Already(record));
@@ -351,7 +351,7 @@ impl DeadLetters {
     }
 
     /// How a dead letter stood when it was buried.
-    async fn from_entry(&self, id: &Id, key: &Key, fault: Error) -> Result<Record> {
+    async fn made_anew(&self, id: &Id, key: &Key, fault: Error) -> Result<Record> {
         let inner = &self.bus.inner;
         let Place {
             stream, consumer, ..

@@ -18,7 +18,7 @@ pub(super) async fn replay(
 ) -> Result<Exit> {
     let (chosen, mut tally) = these(letters, &options.these, &[Stands::Dead], console).await?;
     if options.these.dry_run {
-        return dry("replay", &chosen, tally, console);
+        return dry("replay", &chosen, &tally, console);
     }
     let mut out_of_order = false;
     for letter in &chosen {
@@ -48,7 +48,7 @@ pub(super) async fn discard(
     };
     let (chosen, mut tally) = these(letters, &options.these, states, console).await?;
     if options.these.dry_run {
-        return dry("discard", &chosen, tally, console);
+        return dry("discard", &chosen, &tally, console);
     }
     if !options.yes && !chosen.is_empty() {
         let count = grouped(chosen.len() as u64);
@@ -87,7 +87,7 @@ async fn these(
 ) -> Result<(Vec<Letter>, Tally)> {
     let mut tally = Tally::default();
     let chooses = these.chosen.is_any();
-    if these.ids.is_empty() == !(chooses || these.all) {
+    if these.ids.is_empty() != (chooses || these.all) {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
             "say which dead letters are meant: their ids, or a choice such as --consumer, or --all",
@@ -118,7 +118,7 @@ async fn these(
     Ok((found, tally))
 }
 
-fn dry(verb: &str, chosen: &[Letter], tally: Tally, console: &mut Console) -> Result<Exit> {
+fn dry(verb: &str, chosen: &[Letter], tally: &Tally, console: &mut Console) -> Result<Exit> {
     print(chosen, console)?;
     let count = grouped(chosen.len() as u64);
     console.note(format_args!("would {verb} {count}; nothing was changed"));
