@@ -277,6 +277,9 @@ codes! {
     InUse = "TL-0310", "in use", retryable: true,
         "Another process or instance holds what this call needs for itself.",
         "Stop the holder, or choose another name or port; the message says which is taken.";
+    NoSuchDeadLetter = "TL-0311", "no such dead letter", retryable: false,
+        "There is no dead letter of that name, or its entry has left the dead-letter stream and the event with it.",
+        "List those that there are: `trunkline dlq list`. One that was replayed or discarded is kept for 30 days, with `--state`.";
     Conflict = "TL-0401", "expectation not met", retryable: false,
         "The subject's last event, or a key's revision, is not the one that the caller expected.",
         "Read the present state and decide anew.";

@@ -163,6 +163,7 @@ const RUN: [&str; 10] = [
     "guide/http_door.sh",
     "src/bin/axum_server.rs",
     "src/bin/configured.rs",
+    "src/bin/dead_letters.rs",
     "src/bin/failures.rs",
     "src/bin/first_event.rs",
     "src/bin/outputs.rs",
@@ -178,6 +179,20 @@ fn failures_are_retried_and_dead_lettered() {
         "billed o-1 at attempt 1",
         "dlq.EVENTS.billing.2: the bank refused the card (1 failures)",
         "dlq.EVENTS.billing.3: the bank cannot be reached (3 failures)",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn dead_letters_are_followed_listed_and_dealt_with() {
+    let lines = output(env!("CARGO_BIN_EXE_dead_letters"));
+    let expected = [
+        r#"billing gave up order.placed after 1 failures: the bank refused the card "stolen""#,
+        r#"billing gave up order.placed after 1 failures: the bank refused the card "test""#,
+        r#"billing/EVENTS/2: the bank refused the card "stolen" (dead)"#,
+        r#"billing/EVENTS/3: the bank refused the card "test" (dead)"#,
+        "asked for, 1 time(s)",
+        "billing/EVENTS/3 is discarded",
     ];
     assert_eq!(lines, expected);
 }

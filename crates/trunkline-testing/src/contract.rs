@@ -21,6 +21,7 @@ mod nats;
 mod remote;
 
 mod consume;
+mod dead_letters;
 mod publish;
 mod replay;
 mod seam;
@@ -356,6 +357,19 @@ contract! { ($)
         "Replay leaves every durable consumer as it was";
     c14_a_trimmed_start_is_a_gap in replay, Virtual, always: "C14"
         "A trimmed start is reported as a gap, not skipped";
+
+    d1_an_entry_is_the_event_and_its_story in dead_letters, Virtual, always: "D1"
+        "A dead letter is the event byte for byte, with its headers and the story of its failures";
+    d2_they_are_listed_shown_and_discarded in dead_letters, Virtual, always: "D2"
+        "Dead letters are listed, selected, shown, and discarded with a reason that is kept";
+    d3_a_replay_runs_once_for_the_consumer_that_failed in consume, Virtual, always: "D3"
+        "A replay goes to the failing consumer alone, with attempt 1, and runs once however many ask for it";
+    d3_of_operators_who_ask_at_once_one_is_first in dead_letters, Virtual, always: "D3"
+        "A dead letter that several operators replay at once is asked for once";
+    d5_what_cannot_be_read_hides_no_other in dead_letters, Virtual, always: "D5"
+        "What is no dead letter and lies among them is listed as such, and hides none";
+    d5_what_is_stored_and_not_noted_down_is_dead in dead_letters, Virtual, always: "D5"
+        "A dead letter whose state nobody wrote is listed, replayed and discarded like any";
 
     e2_append_keeps_expectations_and_atomic_batches_whole in seam, Virtual, always: "E2"
         "Expectations of an append hold; an atomic batch is stored whole or not at all";

@@ -741,6 +741,8 @@ impl ConsumerHandle {
     /// that has ended there is nothing to tell.
     pub fn health(&self) -> Health {
         let parts = self.vitals.iter().filter_map(Weak::upgrade);
-        parts.map(|part| part.health()).fold(Health::default(), Health::with)
+        parts
+            .map(|part| part.health())
+            .fold(Health::default(), Health::with)
     }
 }

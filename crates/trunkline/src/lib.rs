@@ -52,6 +52,8 @@ pub mod layer;
 
 pub mod consumer;
 
+pub mod dead_letter;
+
 mod lifecycle;
 
 pub use trunkline_core as core;
@@ -70,6 +72,7 @@ pub use consumer::{
     Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, Idempotency, MemberStatus, Policy,
     Retry,
 };
+pub use dead_letter::DeadLetters;
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};

@@ -14,6 +14,7 @@ mod following;
 mod replaying;
 mod watching;
 
+mod dead_letters;
 mod looking;
 mod topology;
 

@@ -303,19 +303,24 @@ mod tests {
 
     #[test]
     fn a_key_must_outlive_every_attempt() {
-        let check = |ttl: u64, policy: Policy, fault: &str| {
-            match check(Duration::from_secs(ttl), &policy) {
-                Ok(()) => assert_eq!(fault, "", "{ttl} s"),
-                Err(error) => assert!(
-                    !fault.is_empty() && error.message().contains(fault),
-                    "{ttl} s: {error}"
-                ),
-            }
+        let check = |ttl: u64, policy: Policy, fault: &str| match check(
+            Duration::from_secs(ttl),
+            &policy,
+        ) {
+            Ok(()) => assert_eq!(fault, "", "{ttl} s"),
+            Err(error) => assert!(
+                !fault.is_empty() && error.message().contains(fault),
+                "{ttl} s: {error}"
+            ),
         };
         let of = |retry| Policy::default().time_out(None).retry(retry);
         // 1.2 × (1 + 5 + 30 + 300) s = 403.2 s
         check(404, of(Retry::default()), "");
-        check(403, of(Retry::default()), "of 6m43s is shorter than the 6m44s");
+        check(
+            403,
+            of(Retry::default()),
+            "of 6m43s is shorter than the 6m44s",
+        );
         // Five runs of five minutes each come on top.
         check(1_903, Policy::default(), "is shorter than the 31m44s");
         check(1, of(Retry::never()), "");

@@ -325,6 +325,7 @@ impl Member {
             delay => delay,
         };
         if *reason != SNOOZED {
+            turn.tried(now, &failure);
             let stream = &self.sources[turn.source].stream;
             let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
             tracing::warn!(

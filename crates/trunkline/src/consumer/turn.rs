@@ -7,6 +7,7 @@ use trunkline_core::{Name, Timestamp};
 
 use super::Shared;
 use super::outputs::Outputs;
+use crate::dead_letter::{Attempt, Entry};
 use crate::failure::{Disposition, Failure};
 use crate::handler::{Delivered, Epoch, MemberContext, Registered};
 use crate::layer::HandleNext;
@@ -26,6 +27,8 @@ pub(super) struct Turn {
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
     pub(super) last_failure: Option<Timestamp>,
+    /// The last attempts that failed, for the story of a dead letter.
+    pub(super) attempts: Vec<Attempt>,
 }
 
 impl Turn {
@@ -39,7 +42,17 @@ impl Turn {
             failures: 0,
             first_failure: None,
             last_failure: None,
+            attempts: Vec::new(),
         }
+    }
+
+    /// Notes down an attempt that failed, whether it counts or not.
+    pub(super) fn tried(&mut self, at: Timestamp, failure: &Failure) {
+        if self.attempts.len() == Entry::MAX_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        let attempt = Attempt::new(at, failure.reason(), &failure.chain());
+        self.attempts.push(attempt);
     }
 
     pub(super) fn failed(&mut self, at: Timestamp) {

@@ -69,17 +69,28 @@ impl Job for Turn {
             None => {
                 let (store, keys) = (&place.store, &place.keys);
                 let (generation, seq) = (run.generation, run.seq);
-                let loaded =
-                    body::load(&*store.engine, &store.bucket, keys, generation, seq, run.pieces)
-                        .await;
-                let unread = |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
+                let loaded = body::load(
+                    &*store.engine,
+                    &store.bucket,
+                    keys,
+                    generation,
+                    seq,
+                    run.pieces,
+                )
+                .await;
+                let unread =
+                    |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
                 let loaded = loaded.map_err(unread)?;
                 known.get_or_init(|| loaded)
             }
         };
         if !place.lease.holds(Instant::now()) {
             let late = "the lease had passed before the handler began";
-            return Err(Failure::new(Disposition::Snooze(Duration::ZERO), "failed", late));
+            return Err(Failure::new(
+                Disposition::Snooze(Duration::ZERO),
+                "failed",
+                late,
+            ));
         }
         let epoch = Epoch {
             generation: run.generation,
@@ -192,14 +203,7 @@ impl Runs {
         self.push(id, run, None, alone, now);
     }
 
-    fn push(
-        &mut self,
-        id: RunId,
-        run: Run,
-        event: Option<StoredEvent>,
-        alone: bool,
-        now: Instant,
-    ) {
+    fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
         let turn = Turn {
             id,
             run,
