@@ -95,10 +95,12 @@ impl Member {
                 attempt = counters.failures + 1, reason, error, again_in = ?delay, "handling failed"
             );
         }
+        let (message, causes) = failure.messages();
         let fault = Fault {
             at,
             reason: reason.into(),
-            error,
+            error: message,
+            causes,
         };
         match delay {
             Some(delay) => Ended::Again {
