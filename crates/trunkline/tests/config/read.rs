@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline::config::{Origin, example, load};
 use trunkline::core::engine::{LinkOptions, Retention};
-use trunkline::{Config, Name, Start, TopologyMode};
+use trunkline::{Config, Idempotency, Name, Start, TopologyMode};
 
 use crate::support::{name, read, refused, secs, setting, try_read};
 
@@ -78,6 +78,7 @@ fn a_file_is_read_setting_by_setting() {
             attempts = 3
             delays = ["1s", "2s"]
             jitter = 0.5
+            idempotent = "2h"
             start = "last:10"
 
             [consumers.billing-eu]
@@ -123,6 +124,8 @@ fn a_file_is_read_setting_by_setting() {
     assert_eq!(dead.max_message, 2 << 20);
     assert_eq!(config.consumers.delays, Some(vec![secs(1), secs(2)]));
     assert_eq!(config.consumers.jitter, Some(0.5));
+    let hours = Idempotency::For(secs(2 * 3_600));
+    assert_eq!(config.consumers.idempotency, Some(hours));
     let billing = &config.named_consumers[&name("billing-eu")];
     assert_eq!(
         (billing.attempts, billing.start),

@@ -144,7 +144,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "consumers.billing.retries = 3",
-        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, attempts, delays, jitter, start",
+        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, attempts, delays, jitter, idempotent, start",
     );
     check(
         "consumers.billing.url = 3",
@@ -194,7 +194,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "TRUNKLINE_CONSUMERS__BILLING__COLOUR",
-        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __ATTEMPTS, __DELAYS, __JITTER, __START",
+        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __ATTEMPTS, __DELAYS, __JITTER, __IDEMPOTENT, __START",
     );
     check(
         "TRUNKLINE_STREAMS__a b__MAX_AGE",
