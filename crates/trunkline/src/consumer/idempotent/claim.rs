@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use trunkline_core::engine::{Expectation, Op, Rev, StateKey};
 use trunkline_core::{Name, Result};
 
-use super::commits::{Answer, Commits};
+use super::commits::Answer;
 use super::record::{Record, Run, State};
 use super::{Idempotent, LOOKS, PAUSE};
 
