@@ -10,8 +10,9 @@
 //! Whoever connects to a directory within one process shares it; another process is told who has it, and
 //! is served by that one if it asks at the directory's socket.
 //!
-//! **Invariant.** Nothing is answered before it is durable. Locks are held for computation only: files
-//! are read without any, and written by the committer alone.
+//! **Invariant.** Nothing is answered before it is durable, or written where the directory was opened to
+//! be content with that. Locks are held for computation only: files are read without any, and written by
+//! the committer alone.
 
 mod committer;
 mod consume;
@@ -21,6 +22,7 @@ mod log;
 mod options;
 mod state;
 mod streams;
+pub(crate) mod sync;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -40,11 +42,12 @@ use trunkline_core::local::Listeners;
 use trunkline_core::wire::Body;
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result};
 
-use self::committer::Committer;
+use self::committer::{Committer, Job};
 use self::streams::{OpenStream, Streams};
 use crate::journal;
 
 pub use self::options::LogOptions;
+pub use self::sync::SyncPolicy;
 
 /// One connection to the log in a directory. Connections of one process share it; each closes alone,
 /// and the last one closes the directory.
@@ -60,6 +63,7 @@ struct Bus {
     dir: PathBuf,
     /// Tells the directory from every other, wherever it is.
     id: String,
+    sync: SyncPolicy,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     streams: Arc<Streams>,
@@ -100,7 +104,8 @@ impl LogEngine {
     /// # Errors
     /// [`ErrorKind::InUse`] when another process has it, with its number; [`ErrorKind::Damaged`],
     /// [`ErrorKind::WrongVersion`], [`ErrorKind::InvalidConfig`] for a directory of another program,
-    /// [`ErrorKind::OverQuota`] without room, and [`ErrorKind::StorageFailed`].
+    /// [`ErrorKind::OverQuota`] without room, and [`ErrorKind::StorageFailed`];
+    /// [`ErrorKind::Unsupported`] when this process has it open and syncs it less often than asked for.
     pub fn connect(options: &LogOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         let dir = directory::place(&options.dir)?;
         let mut open = OPEN.lock();
@@ -108,7 +113,9 @@ impl LogEngine {
         if let Some(bus) = open.get(&dir).and_then(Weak::upgrade)
             && bus.join()
         {
-            return Ok(Self::on(bus));
+            let joined = Self::on(bus);
+            options.check_sync(joined.bus.sync)?;
+            return Ok(joined);
         }
         let bus = Arc::new(directory::open(dir.clone(), options, clock)?);
         open.insert(dir, Arc::downgrade(&bus));
@@ -155,6 +162,15 @@ impl LogEngine {
             true => Ok(Self::on(Arc::clone(&self.bus))),
             false => Err(closed()),
         }
+    }
+
+    /// Has everything on the disk that was answered before, whatever the directory's policy is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFailed`], after which nothing more is taken, and [`ErrorKind::Closed`].
+    pub async fn sync(&self) -> Result<()> {
+        self.check_open()?;
+        self.bus.committer.ask(|reply| Job::Sync { reply }).await
     }
 
     fn on(bus: Arc<Bus>) -> Self {
@@ -240,7 +256,10 @@ impl Engine for LogEngine {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durability: Durability::Power,
+            durability: match self.bus.sync.survives_power() {
+                true => Durability::Power,
+                false => Durability::Crash,
+            },
             reach: Reach::Process,
             shares_values: false,
         }
@@ -251,11 +270,12 @@ impl Engine for LogEngine {
     }
 
     fn facts(&self) -> Vec<Fact> {
-        vec![
+        let mut facts = vec![
             Fact::new(Fact::ID, self.bus.id.as_str()),
             Fact::new("directory", self.bus.dir.display().to_string()),
-            Fact::new("sync", "always: what is acknowledged is on the disk"),
-        ]
+        ];
+        facts.extend(self.bus.sync.facts());
+        facts
     }
 
     fn link(&self) -> watch::Receiver<Link> {

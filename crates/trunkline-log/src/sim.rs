@@ -142,6 +142,12 @@ impl SimDisk {
         self.0.lock().used()
     }
 
+    /// How many writes a loss of power might take.
+    pub fn unsynced(&self) -> usize {
+        let state = self.0.lock();
+        state.nodes.iter().map(Node::unsynced).sum()
+    }
+
     /// Lets the power fail and come back: what was not synced is there, or not, or in part.
     /// Whatever was open is closed, and faults are mended.
     pub fn crash(&self, seed: u64) {

@@ -19,7 +19,7 @@ use trunkline_core::{Error, ErrorKind, Name, Result};
 pub(super) use turn::{Staged, Writer};
 
 use super::closed;
-use crate::journal::Snapshot;
+use crate::journal::Copied;
 
 /// Bytes of jobs that may be queued, in KiB: what more is to be written waits for its turn.
 const QUEUE_KIB: u32 = 64 << 10;
@@ -68,8 +68,12 @@ pub(super) enum Job {
         change: Change,
         reply: Reply<()>,
     },
+    /// What was answered is to be synced.
+    Sync {
+        reply: Reply<()>,
+    },
     /// A snapshot of the journal was taken, or failed.
-    Copied(Result<Snapshot>),
+    Copied(Result<Copied>),
     Close(Option<Reply<()>>),
 }
 
@@ -86,6 +90,7 @@ impl Job {
             Self::Age { reply, .. }
             | Self::Settle { reply, .. }
             | Self::Expire { reply }
+            | Self::Sync { reply }
             | Self::Change { reply, .. } => no(reply, error),
             Self::Commit { reply, .. } => no(reply, error),
             Self::Copied(_) | Self::Close(_) => {}

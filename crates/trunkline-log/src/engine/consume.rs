@@ -13,7 +13,7 @@ use trunkline_core::engine::{
     Admission, Admitted, Backlog, Batch, Boxed, Consume, ConsumerRef, ConsumerSpec, Credit,
     Delivery, Feed, Fetched, Link, Membership, Retention, Seq, Settle, Settler, StoredEvent, Token,
 };
-use trunkline_core::ledger::Ledger;
+use trunkline_core::ledger::{Ledger, Settled};
 use trunkline_core::local::{Parked, Waiter, until_closed};
 use trunkline_core::matcher::Key;
 use trunkline_core::plan::legal::no_such_consumer;
@@ -81,9 +81,14 @@ impl Consumer {
     pub(super) fn restored(known: KnownConsumer, stream: &OpenStream) -> Self {
         let KnownConsumer {
             spec,
-            settled,
+            mut settled,
             lost,
         } = known;
+        if stream.interest().spec.retention == Retention::WorkQueue {
+            // What is done has left, so whatever is there is not: also what was acknowledged when it could
+            // not leave, or came back because its leaving was not synced.
+            settled = Settled::up_to(stream.reader.standing().first.saturating_sub(1));
+        }
         let ledger = Ledger::restore(settled, lost, spec.ack_wait);
         Self::with(spec, ledger, stream)
     }

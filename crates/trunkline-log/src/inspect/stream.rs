@@ -1,10 +1,10 @@
 //! A stream, every byte of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use trunkline_core::Result;
 use trunkline_core::engine::{Position, Seq};
+use trunkline_core::{Name, Result};
 
 use super::index::{self, Checked};
 use super::place::{ASIDE, STREAMS, list, stranger};
@@ -23,11 +23,17 @@ pub(super) struct Expected {
     is_aside: bool,
     /// The consumer that has settled the highest sequence, and that.
     settled: Option<(String, Seq)>,
+    /// Opening goes on behind this, because what is missing before it was not synced.
+    announced: Seq,
 }
 
 impl Expected {
     /// What the journal says of the stream in the directory of that name.
-    pub(super) fn of(topology: &KnownTopology, name: &str) -> Self {
+    pub(super) fn of(
+        topology: &KnownTopology,
+        announced: &BTreeMap<Name, Seq>,
+        name: &str,
+    ) -> Self {
         let stream = name.strip_suffix(ASIDE).unwrap_or(name);
         let consumers = topology
             .consumers
@@ -48,6 +54,10 @@ impl Expected {
             is_known: topology.streams.keys().any(|name| name.as_str() == stream),
             is_aside: stream != name,
             settled: settled.max_by_key(|(_, highest)| *highest),
+            announced: announced
+                .iter()
+                .find(|(name, _)| name.as_str() == stream)
+                .map_or(0, |(_, end)| *end),
         }
     }
 
@@ -426,7 +436,7 @@ fn at_the_end(looked: &Looked, expected: &Expected, found: &mut Vec<Finding>) {
         );
     }
     if let Some((consumer, highest)) = &expected.settled
-        && *highest >= last.next
+        && *highest >= last.next.max(expected.announced)
         && !last.is_sealed
         && ends
         && !has_open_hole

@@ -2,6 +2,7 @@
 
 mod damage;
 mod mending;
+mod unsynced;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

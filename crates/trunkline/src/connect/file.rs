@@ -52,7 +52,7 @@ mod shared {
         State, Topology,
     };
     use trunkline_core::{Clock, Error, ErrorKind, Result};
-    use trunkline_log::{LogEngine, LogOptions};
+    use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
     use trunkline_remote::{
         Dial, RemoteEngine, Server, Socket, connect_unix, listen_unix, serve_unix,
     };
@@ -222,7 +222,16 @@ mod shared {
             let dial = Arc::clone(&door) as Arc<dyn Dial>;
             let connected = RemoteEngine::connect_by(dial, link, Arc::clone(clock)).await;
             match connected {
-                Ok(engine) => Ok(Self { engine, door }),
+                Ok(engine) => {
+                    let attached = Self { engine, door };
+                    if let Some(found) = SyncPolicy::told(&attached.facts())
+                        && let Err(error) = attached.door.options.check_sync(found)
+                    {
+                        attached.close().await;
+                        return Err(error);
+                    }
+                    Ok(attached)
+                }
                 // It is there and serves nobody; who it is helps more than that it does not answer.
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     Err(in_use.caused_by(error))

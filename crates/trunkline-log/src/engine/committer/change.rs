@@ -150,6 +150,7 @@ impl Writer {
             return Err(error);
         }
         drop(stream);
+        self.unsynced.forget(name);
         self.streams.remove(name);
         if let Err(error) = stream::delete(&*self.disk, &aside) {
             tracing::warn!(stream = %name, %error, "what is left of the stream is removed at the next opening");

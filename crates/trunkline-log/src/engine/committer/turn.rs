@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Instant;
 
 use trunkline_core::engine::{Append, AppendMode, Batch, Bucket, Commit, Committed, Outcome, Seq};
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result, Subject, Timestamp};
 
 use super::super::directory::Lock;
 use super::super::streams::Streams;
+use super::super::sync::{SyncPolicy, Unsynced, all_synced};
 use super::super::{Changed, closed};
 use super::{Job, Queued, Reply};
 use crate::disk::Disk;
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, Published, Record};
 use crate::stream::{Options, Stream};
 
 /// Jobs that share a group at most: their answers wait for all of them.
@@ -36,6 +38,11 @@ pub(in crate::engine) struct Writer {
     pub(in crate::engine) queue: Sender<Queued>,
     /// Whether values may have died since they were last looked at.
     pub(in crate::engine) keys_changed: bool,
+    pub(in crate::engine) sync: SyncPolicy,
+    /// Says up to where sequences may be given that are not durable yet.
+    pub(in crate::engine) unsynced: Unsynced,
+    /// Since when something is written and not synced.
+    pub(in crate::engine) unsynced_since: Option<Instant>,
     /// Held until everything is closed.
     pub(in crate::engine) lock: Lock,
     /// What is to be done when the group is durable, or is not.
@@ -84,10 +91,14 @@ impl Writer {
     pub(super) fn run(&mut self, jobs: &Receiver<Queued>) {
         let mut close = None;
         while close.is_none() {
-            let Ok(first) = jobs.recv() else {
-                break;
+            let mut next = match self.next(jobs) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.sync_when_due();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             };
-            let mut next = Some(first);
             let mut taken = 0;
             // The room of the jobs in the queue is given back when their group is done.
             let mut rooms = Vec::new();
@@ -108,6 +119,7 @@ impl Writer {
             }
             self.finish();
             drop(rooms);
+            self.sync_when_due();
             self.tidy();
         }
         let closed = self.close();
@@ -115,6 +127,41 @@ impl Writer {
             let _ = reply.send(closed);
         }
         // Whoever queued something behind that finds nobody, and is told so by the end of the queue.
+    }
+
+    /// The next job, or that it is time to sync.
+    fn next(&self, jobs: &Receiver<Queued>) -> Result<Queued, RecvTimeoutError> {
+        match (self.sync, self.unsynced_since) {
+            (SyncPolicy::Interval(interval), Some(since)) => {
+                jobs.recv_timeout(interval.saturating_sub(since.elapsed()))
+            }
+            _ => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    fn sync_when_due(&mut self) {
+        let is_due = match (self.sync, self.unsynced_since) {
+            (SyncPolicy::Interval(interval), Some(since)) => since.elapsed() >= interval,
+            _ => false,
+        };
+        if is_due && let Err(error) = self.sync() {
+            tracing::error!(%error, "syncing failed; what was acknowledged since the last one may not survive a loss of power, and nothing more is taken");
+        }
+    }
+
+    /// Syncs what was written: streams first, so that keys and progress never speak of events that are
+    /// less durable than they are.
+    fn sync(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.unsynced_since = None;
+        let streams = self.writing.values_mut();
+        let synced = streams
+            .map(Stream::sync)
+            .collect::<Result<()>>()
+            .and_then(|()| self.journal.sync());
+        synced.inspect_err(|error| self.failed = Some(error.clone()))
     }
 
     fn stage(&mut self, job: Job) {
@@ -187,6 +234,10 @@ impl Writer {
                 self.finish();
                 let _ = reply.send(self.change(change, now));
             }
+            Job::Sync { reply } => {
+                self.finish();
+                let _ = reply.send(self.sync());
+            }
             Job::Copied(snapshot) => {
                 if let Err(error) = self.journal.end_snapshot(snapshot) {
                     tracing::warn!(%error, "a snapshot of the journal failed; it is tried again later");
@@ -231,8 +282,8 @@ impl Writer {
         let sizes = batch.iter().flatten().map(|item| item.body.rough_bytes());
         self.staged.bytes += sizes.sum::<usize>();
         let staged = self
-            .stream(name)
-            .and_then(|stream| stream.stage(now, batch, mode));
+            .announce(name, items)
+            .and_then(|()| self.stream(name)?.stage(now, batch, mode));
         let outcomes = match staged {
             Ok(outcomes) => outcomes,
             Err(error) if error.kind() == ErrorKind::StorageFailed => {
@@ -265,6 +316,16 @@ impl Writer {
             };
             Ok(outcomes.into_iter().map(unknown).collect())
         });
+    }
+
+    /// Says durably that the stream may give so many sequences more, where they are given before they
+    /// are durable.
+    fn announce(&mut self, name: &Name, items: usize) -> Result<()> {
+        if self.sync.survives_power() {
+            return Ok(());
+        }
+        let end = self.stream(name)?.tail().saturating_add(items as u64);
+        self.unsynced.announce(name, end)
     }
 
     pub(super) fn record(&mut self, record: Record, now: Timestamp) -> Result<()> {
@@ -324,6 +385,39 @@ impl Writer {
     }
 
     fn write_group(&mut self) -> Result<()> {
+        let published = match self.sync.survives_power() {
+            true => self.write_and_sync()?,
+            false => self.write_only()?,
+        };
+        let buckets: BTreeSet<Bucket> = published.buckets.into_iter().collect();
+        for bucket in &buckets {
+            self.changed.tell(bucket);
+        }
+        self.keys_changed |= !buckets.is_empty();
+        Ok(())
+    }
+
+    /// Writes what is staged and shows it. From then on it survives the process, and a loss of power once
+    /// it is synced.
+    fn write_only(&mut self) -> Result<Published> {
+        let staged = self
+            .writing
+            .values_mut()
+            .filter(|stream| stream.is_staged());
+        for stream in staged {
+            stream.write()?;
+            stream.publish_written()?;
+        }
+        self.journal.write()?;
+        let published = self.journal.publish_written()?;
+        let mut streams = self.writing.values();
+        if self.journal.is_unsynced() || streams.any(Stream::is_dirty) {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        Ok(published)
+    }
+
+    fn write_and_sync(&mut self) -> Result<Published> {
         let dirty = self.writing.values_mut().filter(|stream| stream.is_dirty());
         let mut written: Vec<&mut Stream> = dirty.collect();
         for stream in &mut written {
@@ -335,13 +429,7 @@ impl Writer {
         for stream in &mut written {
             stream.publish()?;
         }
-        let published = self.journal.flush()?;
-        let buckets: BTreeSet<Bucket> = published.buckets.into_iter().collect();
-        for bucket in &buckets {
-            self.changed.tell(bucket);
-        }
-        self.keys_changed |= !buckets.is_empty();
-        Ok(())
+        self.journal.flush()
     }
 
     /// What is done between groups: snapshots and the room of dead values.
@@ -388,6 +476,9 @@ impl Writer {
             closed = closed.and(stream.close());
         }
         closed = closed.and(self.journal.close().map(drop));
+        if closed.is_ok() && !self.sync.survives_power() {
+            closed = all_synced(&*self.disk, &self.dir);
+        }
         self.lock.release();
         closed
     }
