@@ -313,7 +313,8 @@ impl Journal {
     /// Those of [`flush`](Self::flush).
     pub fn close(&mut self) -> Result<Published> {
         let published = self.flush()?;
-        let has_room = self.file.reserved - self.file.end >= 2 * GROUP_HEADER_LEN as u64;
+        let has_room =
+            self.file.reserved.saturating_sub(self.file.end) >= 2 * GROUP_HEADER_LEN as u64;
         if !self.file.is_closed && has_room {
             let marked = self.file.mark(CLOSING);
             self.or_fail(marked)?;

@@ -18,8 +18,8 @@ pub(crate) mod ranges;
 mod reader;
 mod remove;
 pub(crate) mod roll;
-mod skip;
-mod view;
+pub(crate) mod skip;
+pub(crate) mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -3,106 +3,23 @@
 // Helpers of tests are tests to a reader, though not to clippy.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smol_str::SmolStr;
+use support::engine::{WATCHDOG, append, commit, committed, events, make, name, open, work};
 use trunkline_core::engine::{
-    Append, AppendMode, Batch, Change, Commit, Committed, ConsumerRef, ConsumerSpec, Credit,
-    Delivery, Durability, Engine, Expect, Expectation, Fetched, Membership, Op, Outcome, Position,
-    Removal, Retention, Seq, Settle, StateKey, StreamSpec,
+    Batch, Credit, Delivery, Durability, Engine, Fetched, Membership, Removal, Retention, Seq,
+    Settle,
 };
-use trunkline_core::wire::Body;
-use trunkline_core::{ErrorKind, Filter, Headers, Name, Result, Subject, SystemClock};
+use trunkline_core::{ErrorKind, Name, Result};
 use trunkline_log::sim::{Fault, Random, SimDisk};
-use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
+use trunkline_log::{LogEngine, SyncPolicy};
 
-const DIR: &str = "/data";
-/// For what must happen sooner or later.
-const WATCHDOG: Duration = Duration::from_secs(30);
 /// So long that only who asks for it syncs.
 const NEVER: SyncPolicy = SyncPolicy::Interval(Duration::from_secs(3_600));
-
-fn open(disk: &SimDisk, sync: SyncPolicy) -> Result<LogEngine> {
-    let options = LogOptions {
-        segment_bytes: 64 << 10,
-        sync: Some(sync),
-        ..LogOptions::new(DIR)
-    };
-    LogEngine::simulated(disk, &options, Arc::new(SystemClock))
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
-
-fn work(stream: &Name) -> ConsumerRef {
-    ConsumerRef {
-        stream: stream.clone(),
-        consumer: name("work"),
-    }
-}
-
-async fn make(engine: &LogEngine, stream: &Name, retention: Retention) {
-    let spec = StreamSpec {
-        retention,
-        ..StreamSpec::new(
-            stream.clone(),
-            vec![Filter::new(format!("{stream}.>")).unwrap()],
-        )
-    };
-    let consumer = ConsumerSpec {
-        at: work(stream),
-        filters: vec![Filter::all()],
-        start: Position::First,
-        ack_wait: Duration::from_secs(600),
-        max_in_flight: 100_000,
-    };
-    let changes = vec![Change::CreateStream(spec), Change::CreateConsumer(consumer)];
-    engine.topology().apply(changes).await.unwrap();
-}
-
-fn item(stream: &Name, body: &Bytes) -> Append {
-    Append {
-        subject: Subject::new(format!("{stream}.a")).unwrap(),
-        key: None,
-        id: None,
-        expect: Expect::Any,
-        headers: Headers::new(),
-        body: Body::Bytes(body.clone()),
-    }
-}
-
-async fn append(engine: &LogEngine, stream: &Name, bodies: &[Bytes]) -> Result<Vec<Seq>> {
-    let batch: Batch<Append> = bodies.iter().map(|body| item(stream, body)).collect();
-    let appended = engine.log().append(stream, batch, AppendMode::Each);
-    let outcomes = appended.completed().await?.into_iter();
-    let seq = |outcome| match outcome {
-        Outcome::Stored { seq, .. } => Ok(seq),
-        Outcome::Refused(error) | Outcome::Unknown(error) => Err(error),
-    };
-    outcomes.map(seq).collect()
-}
-
-async fn events(engine: &LogEngine, stream: &Name) -> BTreeMap<Seq, Bytes> {
-    let (mut found, mut from) = (BTreeMap::new(), Position::First);
-    loop {
-        let page = engine
-            .log()
-            .read(stream, from, &[Filter::all()], Credit::items(1_000))
-            .await
-            .unwrap();
-        for event in &page.events {
-            found.insert(event.seq, event.body.to_bytes().unwrap());
-        }
-        from = Position::Seq(page.next);
-        if page.next >= page.tail {
-            return found;
-        }
-    }
-}
 
 /// A stream as it was answered for.
 #[derive(Debug, Default)]
@@ -301,36 +218,6 @@ impl World {
         self.commits.truncate(at);
         self.commits_synced = at;
     }
-}
-
-async fn commit(engine: &LogEngine, value: u64) -> Result<Committed> {
-    let commit = Commit {
-        id: SmolStr::from(value.to_string()),
-        fences: Vec::new(),
-        ops: vec![Op::Put {
-            key: StateKey::new("key").unwrap(),
-            value: Bytes::from(value.to_string()),
-            expect: Expectation::Any,
-            ttl: None,
-        }],
-    };
-    engine
-        .state()
-        .commit(&name("keys"), commit)
-        .completed()
-        .await
-}
-
-async fn committed(engine: &LogEngine) -> Option<u64> {
-    let all = Credit::items(10);
-    let bucket = name("keys");
-    let scan = engine.state().scan(&bucket, None, None, 0, all);
-    let entries = scan.await.unwrap().entries;
-    let entry = entries.into_iter().next()?;
-    String::from_utf8(entry.value.to_vec())
-        .unwrap()
-        .parse()
-        .ok()
 }
 
 async fn live(seed: u64, policies: &[SyncPolicy]) -> (u64, u64) {

@@ -14,6 +14,7 @@ use trunkline_core::local::Listeners;
 use trunkline_core::{Clock, Error, ErrorKind, Filter, Name, Result};
 
 use super::committer::{Committer, Staged, Writer};
+use super::connections::Connections;
 use super::consume::Consumer;
 use super::options::LogOptions;
 use super::streams::{OpenStream, Streams};
@@ -144,7 +145,8 @@ pub(super) fn open_on(
     // So that passing over them takes little room.
     let ahead = (options.segment_bytes / 512).max(1);
     let unsynced = Unsynced::new(Arc::clone(&disk), &dir, ahead);
-    let committer = Committer::start(|queue| Writer {
+    let connections = Arc::new(Connections::default());
+    let committer = Committer::start(&connections, |queue| Writer {
         disk,
         dir: dir.clone(),
         options,
@@ -154,11 +156,13 @@ pub(super) fn open_on(
         streams: Arc::clone(&streams),
         changed: Arc::clone(&changed),
         queue,
+        copying: None,
         keys_changed: false,
         sync: policy,
         unsynced,
         unsynced_since: None,
         lock,
+        owing: Vec::new(),
         staged: Staged::default(),
         failed: None,
     })?;
@@ -172,7 +176,7 @@ pub(super) fn open_on(
         keys,
         changed,
         committer,
-        connections: Mutex::new(1),
+        connections,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Directories on a simulated disk, damaged in every way.
 
 mod damage;
+mod fuzz;
 mod mending;
 mod unsynced;
 

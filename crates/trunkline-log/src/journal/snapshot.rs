@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trunkline_core::engine::{Bucket, StateKey};
 use trunkline_core::{Error, ErrorKind, Result, Timestamp};
@@ -168,8 +169,23 @@ impl SnapshotJob {
     ///
     /// # Errors
     /// Those of [`step`](Self::step).
-    pub fn run(mut self) -> Result<Copied> {
+    pub fn run(self) -> Result<Copied> {
+        self.run_unless(&AtomicBool::new(false))
+    }
+
+    /// Takes the snapshot to its end, unless it is told to stop before.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), and [`ErrorKind::Closed`] when it was told.
+    pub fn run_unless(mut self, stop: &AtomicBool) -> Result<Copied> {
         loop {
+            if stop.load(Ordering::Relaxed) {
+                self.abandon();
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "the directory is being closed, so its snapshot is not taken now",
+                ));
+            }
             if let Some(copied) = self.step()? {
                 return Ok(copied);
             }
@@ -183,13 +199,17 @@ impl SnapshotJob {
     /// is of the file has been removed then, as far as that worked.
     pub fn step(&mut self) -> Result<Option<Copied>> {
         let result = self.try_step();
-        if result.is_err()
-            && let Some(writer) = self.writer.take()
-        {
+        if result.is_err() {
+            self.abandon();
+        }
+        result
+    }
+
+    fn abandon(&mut self) {
+        if let Some(writer) = self.writer.take() {
             // It is removed when the directory is opened, if not now.
             let _ = self.disk.remove(&writer.making);
         }
-        result
     }
 
     fn try_step(&mut self) -> Result<Option<Copied>> {

@@ -8,7 +8,7 @@ use crate::segment::index::Place;
 use crate::segment::record::{EVENTS, REMOVED, encode_record, put_varint, record_len};
 
 /// The subject of placeholders. Nobody sees it.
-const SUBJECT: &str = "x";
+pub(crate) const PLACEHOLDER: &str = "x";
 /// Bytes that a range takes at most.
 const RANGE_BYTES: usize = 20;
 
@@ -26,7 +26,7 @@ impl Stream {
             return Ok(());
         }
         let now = now.max(self.last_at);
-        let subject = Subject::new(SUBJECT)?;
+        let subject = Subject::new(PLACEHOLDER)?;
         let headers = Headers::new();
         let size = record_len(&subject, None, &headers, 0);
         // First that they are removed: so none of them is ever seen as an event.

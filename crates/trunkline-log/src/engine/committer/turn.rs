@@ -3,20 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use trunkline_core::engine::{Append, AppendMode, Batch, Bucket, Commit, Committed, Outcome, Seq};
+use trunkline_core::engine::{
+    Append, AppendMode, Batch, Bucket, Commit, Committed, Outcome, Retention, Seq,
+};
+use trunkline_core::plan::legal::no_such_consumer;
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result, Subject, Timestamp};
 
+use super::super::consume::Consumer;
 use super::super::directory::Lock;
 use super::super::streams::Streams;
 use super::super::sync::{SyncPolicy, Unsynced, all_synced};
 use super::super::{Changed, closed};
 use super::{Job, Queued, Reply};
 use crate::disk::Disk;
-use crate::journal::{Journal, Published, Record};
+use crate::journal::{Copied, Journal, Published, Record};
 use crate::stream::{Options, Stream};
 
 /// Jobs that share a group at most: their answers wait for all of them.
@@ -36,6 +41,7 @@ pub(in crate::engine) struct Writer {
     pub(in crate::engine) changed: Arc<Changed>,
     /// For who takes a snapshot beside it.
     pub(in crate::engine) queue: Sender<Queued>,
+    pub(in crate::engine) copying: Option<Copying>,
     /// Whether values may have died since they were last looked at.
     pub(in crate::engine) keys_changed: bool,
     pub(in crate::engine) sync: SyncPolicy,
@@ -45,10 +51,19 @@ pub(in crate::engine) struct Writer {
     pub(in crate::engine) unsynced_since: Option<Instant>,
     /// Held until everything is closed.
     pub(in crate::engine) lock: Lock,
+    /// Consumers whose acknowledgements were refused.
+    pub(in crate::engine) owing: Vec<Arc<Consumer>>,
     /// What is to be done when the group is durable, or is not.
     pub(in crate::engine) staged: Staged,
     /// What failed: from then on nobody knows what is on the disk, and nothing more is written.
     pub(in crate::engine) failed: Option<Error>,
+}
+
+/// A snapshot that another thread takes.
+pub(in crate::engine) struct Copying {
+    thread: JoinHandle<Result<Copied>>,
+    /// Tells it to stop.
+    stop: Arc<AtomicBool>,
 }
 
 /// What waits for the group to be durable.
@@ -99,6 +114,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            self.settle_again();
             let mut taken = 0;
             // The room of the jobs in the queue is given back when their group is done.
             let mut rooms = Vec::new();
@@ -193,28 +209,8 @@ impl Writer {
                     .and_then(|stream| stream.stage_expiry(now));
                 self.staged_as(aged, reply);
             }
-            Job::Settle {
-                at,
-                stretches,
-                lost,
-                done,
-                reply,
-            } => {
-                let left = match done.as_slice() {
-                    [] => Ok(0),
-                    done => self
-                        .stream(&at.stream)
-                        .and_then(|stream| stream.stage_settled(now, done)),
-                };
-                let record = Record::Settled {
-                    at,
-                    stretches,
-                    lost,
-                };
-                let settled = left.and_then(|_| self.record(record, now));
-                if let Err(error) = &settled {
-                    tracing::warn!(%error, "an acknowledgement was not written down; the event comes again after a restart");
-                }
+            Job::Settle { consumer, reply } => {
+                let settled = self.settle(&consumer, now);
                 self.staged_as(settled, reply);
             }
             Job::Commit {
@@ -238,12 +234,58 @@ impl Writer {
                 self.finish();
                 let _ = reply.send(self.sync());
             }
-            Job::Copied(snapshot) => {
-                if let Err(error) = self.journal.end_snapshot(snapshot) {
-                    tracing::warn!(%error, "a snapshot of the journal failed; it is tried again later");
-                }
-            }
+            Job::Copied => self.end_snapshot(),
             Job::Close(_) => {}
+        }
+    }
+
+    /// Stages what the consumer has acknowledged and nobody has staged. What is refused is tried again
+    /// with the next group.
+    fn settle(&mut self, consumer: &Arc<Consumer>, now: Timestamp) -> Result<()> {
+        let at = consumer.at();
+        let open = self.streams.get(&at.stream)?;
+        let present = open.consumer(&at.consumer);
+        if present.is_none_or(|present| !Arc::ptr_eq(&present, consumer)) {
+            return Err(no_such_consumer(at));
+        }
+        let is_queue = open.interest().spec.retention == Retention::WorkQueue;
+        // Nothing if it was staged with what was acknowledged before it.
+        while let Some(owed) = consumer.take_owed() {
+            let left = match is_queue {
+                true => {
+                    let seqs = owed.ranges.iter().flat_map(|(first, end)| *first..*end);
+                    let seqs: Vec<Seq> = seqs.collect();
+                    self.stream(&at.stream)
+                        .and_then(|stream| stream.stage_settled(now, &seqs))
+                }
+                false => Ok(0),
+            };
+            let record = Record::Settled {
+                at: at.clone(),
+                stretches: owed.stretches,
+                lost: owed.lost,
+            };
+            if let Err(error) = left.and_then(|_| self.record(record, now)) {
+                tracing::warn!(consumer = %at.consumer, %error, "acknowledgements are not written down yet; that is tried again");
+                consumer.owe(owed.ranges);
+                if !self.owing.iter().any(|known| Arc::ptr_eq(known, consumer)) {
+                    self.owing.push(Arc::clone(consumer));
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again what was refused.
+    fn settle_again(&mut self) {
+        if self.failed.is_some() || self.owing.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        for consumer in std::mem::take(&mut self.owing) {
+            // What is refused again is owed again, and whoever is gone owes nothing.
+            let _ = self.settle(&consumer, now);
         }
     }
 
@@ -441,18 +483,22 @@ impl Writer {
         if self.journal.snapshot_due() {
             match self.journal.begin_snapshot(now) {
                 Ok(job) => {
-                    let queue = self.queue.clone();
+                    let (queue, stop) = (self.queue.clone(), Arc::new(AtomicBool::new(false)));
+                    let told = Arc::clone(&stop);
                     let copy = move || {
-                        let job = Job::Copied(job.run());
+                        let copied = job.run_unless(&told);
+                        let job = Job::Copied;
                         // Without a committer nobody needs it.
                         let _ = queue.send(Queued { job, _room: None });
+                        copied
                     };
                     let thread = thread::Builder::new().name("trunkline-snapshot".to_owned());
-                    if let Err(error) = thread.spawn(copy) {
-                        let error = Error::new(ErrorKind::Internal, "no thread for a snapshot")
-                            .caused_by(error);
-                        if let Err(error) = self.journal.end_snapshot(Err(error)) {
-                            tracing::warn!(%error, "a snapshot of the journal failed; it is tried again later");
+                    match thread.spawn(copy) {
+                        Ok(thread) => self.copying = Some(Copying { thread, stop }),
+                        Err(error) => {
+                            let error = Error::new(ErrorKind::Internal, "no thread for a snapshot")
+                                .caused_by(error);
+                            self.end(Err(error));
                         }
                     }
                 }
@@ -469,8 +515,34 @@ impl Writer {
         }
     }
 
+    /// Ends the snapshot that is being taken, when all of it is written.
+    fn end_snapshot(&mut self) {
+        if let Some(Copying { thread, .. }) = self.copying.take() {
+            let copied = thread.join().unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Internal,
+                    "the thread of a snapshot panicked",
+                ))
+            });
+            self.end(copied);
+        }
+    }
+
+    fn end(&mut self, copied: Result<Copied>) {
+        if let Err(error) = self.journal.end_snapshot(copied)
+            && error.kind() != ErrorKind::Closed
+        {
+            tracing::warn!(%error, "a snapshot of the journal failed; it is tried again later");
+        }
+    }
+
     /// Closes every file, so that the next to open knows that nothing was torn.
     fn close(&mut self) -> Result<()> {
+        if let Some(copying) = &self.copying {
+            copying.stop.store(true, Ordering::Relaxed);
+        }
+        // Nobody may be at work in the directory when the next one has it.
+        self.end_snapshot();
         let mut closed = Ok(());
         for (_, stream) in std::mem::take(&mut self.writing) {
             closed = closed.and(stream.close());
@@ -484,9 +556,14 @@ impl Writer {
     }
 }
 
-/// Queued and never looked at: told so by the drop of its reply.
+/// Without a close, because it panicked: what is staged is not answered for, and nobody is left at work.
 impl Drop for Writer {
     fn drop(&mut self) {
+        if let Some(Copying { thread, stop }) = self.copying.take() {
+            stop.store(true, Ordering::Relaxed);
+            // It did what it could, and the lock is released after it.
+            let _ = thread.join();
+        }
         let failure = closed();
         for answer in std::mem::take(&mut self.staged.answers) {
             answer(Some(&failure));
