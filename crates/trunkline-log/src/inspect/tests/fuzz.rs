@@ -7,7 +7,7 @@ use trunkline_core::ErrorKind;
 use trunkline_core::engine::Position;
 
 /// How many cases are tried, unless `TRUNKLINE_SEEDS` says otherwise.
-const CASES: u64 = 4_000;
+const CASES: u64 = 2_000;
 /// A case may take so many bytes of address space more than there were before it, the files themselves
 /// (and copies of them) included.
 const MOST_BYTES: u64 = 1 << 30;
@@ -85,7 +85,8 @@ fn number(random: &mut Random, near: u64) -> u64 {
 fn change_header(header: &mut FileHeader, random: &mut Random) {
     match random.below(4) {
         0 => header.base = number(random, header.base),
-        1 => header.reserved = number(random, header.reserved),
+        // A repair makes a file as long as its header says, which this disk keeps in memory.
+        1 => header.reserved = number(random, header.reserved) % (2 * MOST_FILE as u64),
         2 => header.file_id = number(random, header.file_id),
         _ => {
             let at = header.created.as_nanos().cast_unsigned();
