@@ -364,6 +364,13 @@ async fn an_interval_syncs_by_itself_and_what_it_promises_is_told() {
         .find(|fact| fact.name == "loss of power")
         .unwrap();
     assert!(told.value.starts_with("unknown"), "{told:?}");
+    // Nothing syncs but who is asked to, also not in the breaks between groups.
+    for value in 0..5 {
+        commit(&engine, value).await.unwrap();
+    }
+    assert!(disk.unsynced() >= 5, "{}", disk.unsynced());
+    engine.sync().await.unwrap();
+    assert_eq!(disk.unsynced(), 0);
     engine.close().await;
 }
 

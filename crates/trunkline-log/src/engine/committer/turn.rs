@@ -509,7 +509,12 @@ impl Writer {
             let compacted = self.journal.compact(now);
             // While there is more to copy, each turn copies some of it.
             self.keys_changed = *compacted.as_ref().unwrap_or(&false);
-            if let Err(error) = compacted.and_then(|_| self.journal.flush().map(drop)) {
+            // Only what was copied is written: what else is not synced yet waits for its time.
+            let written = compacted.and_then(|_| match self.journal.staged_bytes() {
+                0 => Ok(()),
+                _ => self.write_group(),
+            });
+            if let Err(error) = written {
                 tracing::warn!(%error, "dead values stay for now");
             }
         }
