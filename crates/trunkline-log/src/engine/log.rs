@@ -143,19 +143,18 @@ impl Log for LogEngine {
                 let (start, lasts) = reader.start(from, &selection)?;
                 let mut events = Vec::new();
                 let (given, bytes) = look_up(&reader, &lasts, max, &mut events)?;
-                let is_full = given < lasts.len();
                 let first = reader.standing().first;
                 let mut next = start;
                 // It stops to let others read; whoever asks for a page has nobody to go on for.
-                while !is_full {
+                let mut is_done = given < lasts.len();
+                while !is_done {
                     let room = Credit {
                         items: max.items.saturating_sub(events.len()),
                         bytes: max.bytes.saturating_sub(bytes),
                     };
                     next = reader.read(next, &selection, room, &mut events)?;
-                    if !events.is_empty() || room.items == 0 || next >= reader.standing().tail {
-                        break;
-                    }
+                    is_done =
+                        !events.is_empty() || room.items == 0 || next >= reader.standing().tail;
                 }
                 // Asking for the first event is content with whatever is first.
                 let gap = match from {

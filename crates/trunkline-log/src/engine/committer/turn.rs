@@ -172,10 +172,9 @@ impl Writer {
             return Err(error.clone());
         }
         self.unsynced_since = None;
-        let streams = self.writing.values_mut();
+        let mut streams = self.writing.values_mut();
         let synced = streams
-            .map(Stream::sync)
-            .collect::<Result<()>>()
+            .try_for_each(Stream::sync)
             .and_then(|()| self.journal.sync());
         synced.inspect_err(|error| self.failed = Some(error.clone()))
     }
