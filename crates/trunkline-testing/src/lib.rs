@@ -21,6 +21,7 @@ pub mod fixture;
 mod session;
 
 pub mod contract;
+pub mod sim;
 
 pub use clock::VirtualClock;
 pub use cut::{Channel, Cuts, Proxy, Restarts};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
+use trunkline_core::random::random;
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 use super::pool::Pool;
@@ -298,7 +299,7 @@ impl Member {
             }
             Disposition::Transient => {
                 turn.failed(now);
-                self.shared.retry.delay(turn.failures, rand::random())
+                self.shared.retry.delay(turn.failures, random())
             }
         };
         let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
@@ -324,7 +325,7 @@ impl Member {
     /// A type that nobody here knows waits for one who does, however long that takes; a version
     /// that fits nobody is given up in the end.
     fn delay_for_others(&self, turn: &Turn, failure: &Failure) -> Option<Duration> {
-        let delay = self.shared.retry.delay(turn.delivered_hint, rand::random());
+        let delay = self.shared.retry.delay(turn.delivered_hint, random());
         match failure.reason() {
             "unsupported_type" => Some(delay.unwrap_or(WAIT_FOR_OTHERS)),
             _ => delay,
