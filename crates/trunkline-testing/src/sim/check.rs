@@ -459,6 +459,8 @@ impl fmt::Display for Verdict {
                 ];
                 let named = first.key.as_deref();
                 line.at <= until
+                    && !line.text.ends_with("Deliveries ")
+                    && !line.text.ends_with("Demand ")
                     && (named.is_none_or(|key| line.text.contains(key))
                         || general.iter().any(|word| line.text.starts_with(word)))
             };

@@ -124,6 +124,10 @@ async fn handle(
     event: Arc<OrderPlaced>,
     cx: Context,
 ) -> Result<(), Failure> {
+    if process.port.is_dead() {
+        // Another handler has just killed the process, which the runtime does not know yet.
+        std::future::pending::<()>().await;
+    }
     let attempt = cx.attempt();
     let run = Run {
         host: process.port.host,

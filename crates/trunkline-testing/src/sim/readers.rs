@@ -92,13 +92,11 @@ impl Follow for SimFollow {
                 }
                 if !std::mem::replace(&mut self.asked, true) {
                     let demands = self.demands.clone();
-                    let text = || String::from("for events");
-                    self.net
-                        .port
-                        .tell(Call::Demand, Some(self.lane), text, move |_| {
-                            let _ = demands.send(credit);
-                            Box::pin(std::future::ready(()))
-                        });
+                    let port = &self.net.port;
+                    port.tell(Call::Demand, Some(self.lane), String::new, move |_| {
+                        let _ = demands.send(credit);
+                        Box::pin(std::future::ready(()))
+                    });
                 }
                 let told = tokio::select! {
                     biased;
@@ -308,8 +306,8 @@ impl Feed for SimFeed {
                 if self.asked.is_none_or(|asked| now >= asked + ASK_AGAIN) {
                     self.asked = Some(now);
                     let demands = self.demands.clone();
-                    let text = || String::from("for deliveries");
-                    self.net.port.tell(Call::Deliveries, None, text, move |_| {
+                    let port = &self.net.port;
+                    port.tell(Call::Deliveries, None, String::new, move |_| {
                         let _ = demands.send(credit);
                         Box::pin(std::future::ready(()))
                     });

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use trunkline::core::engine::{Credit, Position};
-use trunkline::{Name, Result, Retry};
+use trunkline::{Filter, Name, Result, Retry};
 
 use super::check::{self, Dead, Evidence, Verdict};
 use super::faults::Faults;
@@ -285,11 +285,11 @@ fn stored(world: &World) -> Result<BTreeMap<u64, (u32, String)>> {
     let mut stored = BTreeMap::new();
     let mut from = 1;
     loop {
-        let name = stream.clone();
+        let (name, all) = (stream.clone(), Filter::new(">")?);
         let page = world.at_server(move |engine| {
             Box::pin(async move {
                 let log = engine.log();
-                log.read(&name, Position::Seq(from), &[], Credit::items(1_000))
+                log.read(&name, Position::Seq(from), &[all], Credit::items(1_000))
                     .await
             })
         })?;
@@ -311,11 +311,11 @@ fn stored(world: &World) -> Result<BTreeMap<u64, (u32, String)>> {
 
 /// Dead letters by the sequence of their events.
 fn dead(world: &World) -> Result<BTreeMap<u64, Vec<Dead>>> {
-    let stream = Name::new("EVENTS_DLQ")?;
+    let (stream, all) = (Name::new("EVENTS_DLQ")?, Filter::new(">")?);
     let page = world.at_server(move |engine| {
         Box::pin(async move {
             let log = engine.log();
-            log.read(&stream, Position::First, &[], Credit::items(10_000))
+            log.read(&stream, Position::First, &[all], Credit::items(10_000))
                 .await
         })
     })?;
