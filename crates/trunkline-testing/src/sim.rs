@@ -39,12 +39,14 @@ mod script;
 mod check;
 mod members;
 mod scenario;
+mod trial;
 
 pub use check::{Repeats, Verdict, Violation};
 pub use faults::Faults;
 pub use host::Process;
 pub use journal::{Ended, Journal, Run};
 pub use members::Sharing;
-pub use scenario::{Scenario, seeds};
+pub use scenario::Scenario;
 pub use script::Script;
+pub use trial::{Summary, seeds, try_seeds};
 pub use world::{HostId, World};

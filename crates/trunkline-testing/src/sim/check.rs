@@ -442,29 +442,13 @@ impl fmt::Display for Verdict {
             let key = key.as_deref().unwrap_or("no key");
             writeln!(f, "VIOLATED {property} ({key}, at {at:?}): {text}")?;
         }
-        if let Some(first) = self.violations.first() {
-            let until = first
-                .at
-                .map_or(Duration::MAX, |at| at + Duration::from_secs(1));
-            let concerns = |line: &&Line| {
-                let general = [
-                    "starts",
-                    "ends:",
-                    "stands",
-                    "goes on",
-                    "is ",
-                    "loses",
-                    "its member",
-                    "everything",
-                ];
-                let named = first.key.as_deref();
-                line.at <= until
-                    && !line.text.ends_with("Deliveries ")
-                    && !line.text.ends_with("Demand ")
-                    && (named.is_none_or(|key| line.text.contains(key))
-                        || general.iter().any(|word| line.text.starts_with(word)))
-            };
-            let lines: Vec<_> = self.lines.iter().filter(concerns).collect();
+        let about = self.violations.iter().find(|one| one.key.is_some());
+        if let Some(about) = about.or(self.violations.first()) {
+            let lines: Vec<_> = self
+                .lines
+                .iter()
+                .filter(|line| concerns(line, about))
+                .collect();
             for line in &lines[lines.len().saturating_sub(SHOWN)..] {
                 let at = line.at.as_secs_f64();
                 writeln!(f, "{at:>10.4} {:<10} {}", line.host, line.text)?;
@@ -476,4 +460,41 @@ impl fmt::Display for Verdict {
             scenario.seed
         )
     }
+}
+
+/// Whether a line of the trace helps to understand a violation.
+fn concerns(line: &Line, about: &Violation) -> bool {
+    /// What befalls a whole process, or everybody.
+    const GENERAL: [&str; 10] = [
+        "starts",
+        "ends:",
+        "stands",
+        "goes on",
+        "is told",
+        "is away",
+        "is back",
+        "is connected",
+        "loses",
+        "everything",
+    ];
+    let text = line.text.as_str();
+    let until = about.at.map(|at| at + Duration::from_secs(1));
+    if until.is_some_and(|until| line.at > until) || text.contains("\"beat\"") {
+        return false;
+    }
+    let Some(key) = about.key.as_deref() else {
+        return !text.starts_with("sends");
+    };
+    let slot = trunkline::core::key::slot(key);
+    // The records of the key's partition, and those of its slot.
+    let records = [
+        format!(".P16.{:03}", slot % 16),
+        format!(".s.{slot:03}."),
+        format!(".s.{slot}."),
+    ];
+    GENERAL.iter().any(|general| text.starts_with(general))
+        || text.contains(key)
+        || records.iter().any(|record| text.contains(record))
+        || text.contains("gives up")
+        || text.contains("its member")
 }

@@ -47,19 +47,6 @@ pub struct Scenario {
     pub troubled: Duration,
 }
 
-/// The seeds to be tried: the one of `TRUNKLINE_SEED`, or as many as `TRUNKLINE_SEEDS` says,
-/// `otherwise` if it is not set.
-pub fn seeds(otherwise: u64) -> std::ops::Range<u64> {
-    let number = |name| {
-        let value = std::env::var(name).ok()?;
-        value.parse::<u64>().ok()
-    };
-    match number("TRUNKLINE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TRUNKLINE_SEEDS").unwrap_or(otherwise),
-    }
-}
-
 impl Scenario {
     /// Draws a scenario.
     pub fn from_seed(seed: u64, sharing: Sharing, faults: Faults) -> Self {
