@@ -2,7 +2,9 @@
 //!
 //! `TRUNKLINE_SEEDS=N` tries N of each kind, `TRUNKLINE_SEED=n` one alone.
 
-use trunkline_testing::sim::{Faults, Repeats, Scenario, Sharing, Summary, seeds, try_seeds};
+use trunkline_testing::sim::{
+    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_seeds,
+};
 
 fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
     let summary = try_seeds(seeds(otherwise), sharing, faults);
@@ -33,6 +35,25 @@ fn c2_a_shared_consumer_repeats_after_kills_what_was_not_settled_and_nothing_els
             ..Repeats::default()
         }
     );
+}
+
+/// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must
+/// be told of it.
+#[test]
+fn the_judge_sees_that_a_shared_consumer_keeps_no_order() {
+    let mut broken = 0;
+    for seed in 0..20 {
+        let scenario = Scenario {
+            judged: Sharing::Ordered,
+            members: 3,
+            concurrency: 16,
+            ..Scenario::from_seed(seed, Sharing::Shared, Faults::crashes())
+        };
+        let verdict = scenario.run();
+        let order = |violation: &Violation| violation.property.starts_with("C10");
+        broken += u32::from(verdict.violations.iter().any(order));
+    }
+    assert!(broken >= 15, "only {broken} of 20 worlds were out of order");
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
     check_ends(evidence, &runs, &mut found);
     check_attempts(evidence, &runs, &mut found);
     check_concurrency(evidence, &runs, &mut found);
-    if evidence.scenario.sharing == Sharing::Ordered {
+    if evidence.scenario.judged == Sharing::Ordered {
         check_order(evidence, &runs, &mut found);
     }
     let repeats = check_repeats(evidence, &runs, &mut found);
@@ -140,7 +140,7 @@ fn check_publishing(evidence: &Evidence<'_>, found: &mut Vec<Violation>) {
 
 /// Every stored event is handled or dead in the end, as its script says.
 fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
-    let counts = evidence.scenario.sharing == Sharing::Ordered;
+    let counts = evidence.scenario.judged == Sharing::Ordered;
     let worked: BTreeSet<u64> = runs
         .iter()
         .filter(|run| matches!(run.ended, Some((_, Ended::Ok))))
@@ -208,7 +208,7 @@ fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violati
         let text = format!("event {} has attempt {} of {most}", run.n, run.attempt);
         found.push(violation("C4 attempts", Some(run), text));
     }
-    if evidence.scenario.sharing != Sharing::Ordered {
+    if evidence.scenario.judged != Sharing::Ordered {
         return;
     }
     for (n, runs) in by_event(runs) {
@@ -444,12 +444,14 @@ impl fmt::Display for Verdict {
         }
         let about = self.violations.iter().find(|one| one.key.is_some());
         if let Some(about) = about.or(self.violations.first()) {
+            let whole = std::env::var_os("TRUNKLINE_TRACE").is_some();
             let lines: Vec<_> = self
                 .lines
                 .iter()
-                .filter(|line| concerns(line, about))
+                .filter(|line| whole || concerns(line, about))
                 .collect();
-            for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+            let shown = if whole { lines.len() } else { SHOWN };
+            for line in &lines[lines.len().saturating_sub(shown)..] {
                 let at = line.at.as_secs_f64();
                 writeln!(f, "{at:>10.4} {:<10} {}", line.host, line.text)?;
             }
@@ -497,4 +499,39 @@ fn concerns(line: &Line, about: &Violation) -> bool {
         || records.iter().any(|record| text.contains(record))
         || text.contains("gives up")
         || text.contains("its member")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs of one key, each as sequence, epoch and when it succeeded.
+    fn found(runs: &[(u64, u64, u64)]) -> usize {
+        let run = |(seq, epoch, at): &(u64, u64, u64)| Run {
+            host: 0,
+            life: 1,
+            seq: *seq,
+            n: 0,
+            key: "key".to_owned(),
+            attempt: 1,
+            epoch: Some((0, *epoch)),
+            began: Duration::from_secs(*at),
+            ended: Some((Duration::from_secs(*at), Ended::Ok)),
+        };
+        let runs: Vec<_> = runs.iter().map(run).collect();
+        let mut found = Vec::new();
+        check_newest(&runs.iter().collect::<Vec<_>>(), &mut found);
+        found.len()
+    }
+
+    #[test]
+    fn c10_counts_for_each_event_what_its_newest_owner_did() {
+        assert_eq!(found(&[(1, 5, 1), (2, 5, 2), (3, 5, 3)]), 0);
+        // What was done and not committed is done again, in order.
+        assert_eq!(found(&[(1, 5, 1), (2, 5, 2), (1, 9, 4), (2, 9, 5)]), 0);
+        // One that was taken for dead is late, and its store has fenced it.
+        assert_eq!(found(&[(1, 9, 4), (2, 9, 5), (1, 5, 6)]), 0);
+        assert_eq!(found(&[(2, 5, 1), (1, 5, 2)]), 1);
+        assert_eq!(found(&[(1, 5, 1), (3, 9, 4), (2, 9, 5)]), 1);
+    }
 }

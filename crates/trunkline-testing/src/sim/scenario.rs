@@ -31,6 +31,8 @@ pub struct Scenario {
     pub seed: u64,
     /// How members share events.
     pub sharing: Sharing,
+    /// As what they are judged: the same, unless somebody wants to see that the judge sees.
+    pub judged: Sharing,
     /// What goes wrong.
     pub faults: Faults,
     /// Members at most.
@@ -55,6 +57,7 @@ impl Scenario {
         Self {
             seed,
             sharing,
+            judged: sharing,
             faults,
             members: pick(1, 4),
             keys: pick(5, 40),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{AddAssign, Range};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,6 +11,9 @@ use super::check::{Repeats, Verdict};
 use super::faults::Faults;
 use super::members::Sharing;
 use super::scenario::Scenario;
+
+/// How long one scenario may take; it takes some hundredths of a second.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What scenarios that kept every promise came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +60,9 @@ pub fn try_seeds(
             let Some(seed) = next.lock().next() else {
                 return;
             };
+            let watchdog = Watchdog::new(seed);
             let verdict = Scenario::from_seed(seed, sharing, faults.clone()).run();
+            drop(watchdog);
             if !verdict.violations.is_empty() {
                 failed.lock().get_or_insert(Box::new(verdict));
                 return;
@@ -75,6 +81,32 @@ pub fn try_seeds(
             took: began.elapsed(),
             ..total.into_inner()
         }),
+    }
+}
+
+/// Ends the program if a scenario does not end, because some task of it is busy while no time passes:
+/// a runtime whose clock stands still can be stopped by nothing else.
+struct Watchdog {
+    /// Dropped when the scenario has ended.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn new(seed: u64) -> Self {
+        let (alive, ended) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+                #[expect(clippy::print_stderr, reason = "nobody else can say it any more")]
+                {
+                    eprintln!(
+                        "seed {seed}: a task has been busy for {LONGEST:?} while no time passed in its world; \
+                         replay with TRUNKLINE_SEED={seed} and look at it with a debugger"
+                    );
+                }
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
     }
 }
 
