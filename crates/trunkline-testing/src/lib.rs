@@ -5,6 +5,8 @@
 //!
 //! For engines: the [`contract`], every promise of the bus as a property that any engine runs.
 //!
+//! For what is built on engines: [`sim`], worlds in which everything goes wrong, each from one seed.
+//!
 //! ```
 //! # mod suite {
 //! use std::sync::Arc;

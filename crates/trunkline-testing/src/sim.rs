@@ -3,8 +3,8 @@
 //!
 //! What runs in it is the public API as it is. Each process is a tokio runtime of its own with a
 //! paused clock, which the [`World`] lets run for some milliseconds at a time; the engine lives in
-//! one more of them, and what the processes ask of it travels as packets that come late, twice too
-//! late, or never.
+//! one more of them, and what the processes ask of it travels as packets that come late, far too late,
+//! or never.
 //!
 //! ```text
 //!   process 1   process 2   process 3        each a runtime: killed = dropped, stopped = not run,

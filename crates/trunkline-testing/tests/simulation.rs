@@ -15,18 +15,18 @@ fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
 
 #[test]
 fn c1_a_shared_consumer_handles_everything_whatever_befalls_it() {
-    check(300, Sharing::Shared, &Faults::all());
+    check(600, Sharing::Shared, &Faults::all());
 }
 
 #[test]
 fn c2_a_shared_consumer_repeats_nothing_when_members_come_and_go() {
-    let summary = check(150, Sharing::Shared, &Faults::deployments());
+    let summary = check(300, Sharing::Shared, &Faults::deployments());
     assert_eq!(summary.repeats, Repeats::default());
 }
 
 #[test]
 fn c2_a_shared_consumer_repeats_after_kills_what_was_not_settled_and_nothing_else() {
-    let summary = check(150, Sharing::Shared, &Faults::crashes());
+    let summary = check(300, Sharing::Shared, &Faults::crashes());
     let after_kill = summary.repeats.after_kill;
     assert_eq!(
         summary.repeats,
