@@ -121,7 +121,7 @@ impl Member {
             paused: Vec::new(),
         };
         let definition = define(&store, &keys, &wanted, filters).await?;
-        let me = format_smolstr!("{:032x}", rand::random::<u128>());
+        let me = format_smolstr!("{:032x}", trunkline_core::random::random::<u128>());
         tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
         let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
         membership.says.send_replace(Says {

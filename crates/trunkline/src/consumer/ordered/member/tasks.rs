@@ -79,7 +79,7 @@ impl Member {
         let at = self.shared.bus.inner.clock.now();
         let policy = &self.shared.policy;
         let (delay, counts, reason, error) =
-            match policy.judge(Some(failure), counters, at, rand::random()) {
+            match policy.judge(Some(failure), counters, at, trunkline_core::random::random()) {
                 Verdict::Again {
                     delay,
                     counts,
