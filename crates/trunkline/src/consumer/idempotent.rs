@@ -140,7 +140,7 @@ impl Idempotent {
         lease: Duration,
         duplicates: Arc<AtomicU64>,
     ) -> Result<Self> {
-        let member = format_smolstr!("{:016x}", rand::random::<u64>());
+        let member = format_smolstr!("{:016x}", trunkline_core::random::random::<u64>());
         let bucket = Name::new(BUCKET)?;
         let idempotent = Self {
             consumer: consumer.clone(),

@@ -303,7 +303,7 @@ impl Member {
             starts: 0,
         };
         let policy = &self.shared.policy;
-        let verdict = policy.judge(Some(&failure), counters, now, trunkline_core::random::random());
+        let verdict = policy.judge(Some(&failure), counters, now, random());
         let (delay, counts, reason, error) = match &verdict {
             Verdict::Again {
                 delay,
