@@ -60,7 +60,7 @@ pub(super) async fn run(
     let incoming = Incoming::stored(decoding, &stream, event)
         .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
     let event_type = incoming.envelope.event_type();
-    let Some(handler) = shared.handlers.get(event_type) else {
+    let Some(handler) = shared.handler_of(&incoming) else {
         let message = format!(
             "this member of consumer {} has no handler for {event_type:?}",
             context.consumer
@@ -78,7 +78,7 @@ pub(super) async fn run(
     };
     HandleNext {
         layers: &shared.layers,
-        handler: handler.as_ref(),
+        handler,
     }
     .run(delivered)
     .await
