@@ -13,8 +13,10 @@ mod publishing;
 mod following;
 mod replaying;
 mod watching;
+mod working;
 
 mod looking;
+mod operating;
 mod topology;
 
 mod outages;

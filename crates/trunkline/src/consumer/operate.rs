@@ -106,6 +106,15 @@ impl Bus {
                 .map(|state| state.backlog);
             all.push(self.status_of(at, control, backlog).await?);
         }
+        // What whoever is free handles may be known to the engine alone.
+        for state in inspection.consumers {
+            let at = &state.spec.at;
+            let is_it = |one: &ConsumerStatus| one.name == at.consumer && one.stream == at.stream;
+            if !all.iter().any(is_it) {
+                all.push(self.status_by_engine(state).await?);
+            }
+        }
+        all.sort_by(|one, other| (&one.name, &one.stream).cmp(&(&other.name, &other.stream)));
         Ok(all)
     }
 
@@ -284,6 +293,15 @@ impl Bus {
             .map(|(at, _)| at.consumer.to_string())
             .collect();
         known.retain(|(at, _)| at.consumer == *name);
+        if known.is_empty() && self.is_known_to_engine(name).await? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "consumer {name} gives its events to whoever is free and has no records of its own; it can \
+                     be shown and deleted, and it rests while its members are stopped"
+                ),
+            ));
+        }
         if known.is_empty() {
             return Err(Error::new(
                 ErrorKind::NoSuchConsumer,
@@ -297,6 +315,42 @@ impl Bus {
             ));
         }
         Ok(known)
+    }
+
+    async fn is_known_to_engine(&self, name: &Name) -> Result<bool> {
+        let inspection = self.inner.engine.topology().inspect().await?;
+        let mut consumers = inspection.consumers.iter();
+        Ok(consumers.any(|state| state.spec.at.consumer == *name))
+    }
+
+    /// How a consumer stands that has no records.
+    async fn status_by_engine(&self, state: ConsumerState) -> Result<ConsumerStatus> {
+        let ConsumerState { spec, backlog } = state;
+        let next = Position::Seq(backlog.floor + 1);
+        let one = Credit::items(1);
+        let log = self.inner.engine.log();
+        let page = log
+            .read(&spec.at.stream, next, &spec.filters, one)
+            .await?;
+        let pending_at_most = backlog.pending + backlog.in_flight;
+        let first = page.events.first().filter(|_| pending_at_most > 0);
+        Ok(ConsumerStatus {
+            name: spec.at.consumer,
+            stream: spec.at.stream,
+            ordered: false,
+            filters: spec.filters,
+            paused: Vec::new(),
+            members: Vec::new(),
+            unowned: 0,
+            floor: backlog.floor,
+            pending_at_most,
+            oldest_pending: first.map(|event| event.at),
+            waiting: 0,
+            running: backlog.in_flight,
+            handled: 0,
+            dead: 0,
+            expired_at_most: backlog.expired_at_most,
+        })
     }
 
     async fn status_of(
