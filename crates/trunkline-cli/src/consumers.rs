@@ -153,11 +153,18 @@ mod tests {
         let list = told(&bus, &Consumers::List, 90, false).await;
         let cells: Vec<Vec<&str>> = list
             .lines()
-            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|cell| !cell.is_empty())
+                    .collect()
+            })
             .collect();
         assert_eq!(
             cells[0],
-            ["consumer", "stream", "mode", "state", "members", "lag", "behind", "filters"]
+            [
+                "consumer", "stream", "mode", "state", "members", "lag", "behind", "filters"
+            ]
         );
         let (commands, events) = (&cells[1], &cells[2]);
         assert_eq!(commands[..4], ["billing", "COMMANDS", "shared", "idle"]);

@@ -66,7 +66,8 @@ pub(crate) struct Worker {
     /// Stop a command that runs for longer: SIGTERM, 5 s later SIGKILL; its event is tried again.
     #[arg(long, alias = "time-out", value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
-    /// How often an event is tried, the first time included [default: 5].
+    /// How often an event is tried, the first time included [default: 5, or one more than there are
+    /// `--delays`].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Retry::MAX_ATTEMPTS)))]
     attempts: Option<u32>,
     /// The pauses between attempts, one after another; the last for all that follow
@@ -261,7 +262,11 @@ async fn drain(
 
 impl Hands {
     /// Runs the command for one event.
-    async fn handle(&self, event: &Incoming, context: &Context) -> std::result::Result<(), Failure> {
+    async fn handle(
+        &self,
+        event: &Incoming,
+        context: &Context,
+    ) -> std::result::Result<(), Failure> {
         let json = encode_structured(&event.envelope)?;
         let command = self.program.command(event, context);
         let group = match Group::start(command, &self.tally) {
@@ -327,7 +332,8 @@ mod tests {
     #[test]
     fn attempts_and_delays_make_one_policy() {
         let check = |arguments: &[&str], expected: Option<&[u64]>| {
-            let expected = expected.map(|delays| Retry::list(delays.iter().copied().map(Duration::from_secs)));
+            let expected =
+                expected.map(|delays| Retry::list(delays.iter().copied().map(Duration::from_secs)));
             assert_eq!(worker(arguments).retry(), expected, "{arguments:?}");
         };
         check(&[], None);
@@ -341,7 +347,17 @@ mod tests {
     #[test]
     fn everything_behind_the_command_is_its_own() {
         let options: Worker = crate::parsed(&[
-            "--consumer", "c", "--filter", "a.>", "--filter", "b", "--exec", "sh", "-c", "exit 3", "--consumer",
+            "--consumer",
+            "c",
+            "--filter",
+            "a.>",
+            "--filter",
+            "b",
+            "--exec",
+            "sh",
+            "-c",
+            "exit 3",
+            "--consumer",
         ]);
         assert_eq!(options.exec, ["sh", "-c", "exit 3", "--consumer"]);
         assert_eq!(options.filters.len(), 2);

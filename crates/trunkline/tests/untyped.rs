@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use trunkline::{
-    Attempt, Bus, Data, Envelope, ErrorKind, Event, EventId, FailureExt, Filter, Incoming, Retry, State,
+    Attempt, Bus, Data, Envelope, ErrorKind, Event, EventId, FailureExt, Filter, Incoming, Retry,
+    State,
 };
 
 #[derive(Event, Serialize, Deserialize)]
@@ -42,11 +43,13 @@ fn filter(text: &str) -> Filter {
 }
 
 async fn orders(event: Arc<Incoming>, Attempt(attempt): Attempt, State(seen): State<Seen>) {
-    seen.send(("orders", event.envelope.id().to_string(), attempt)).unwrap();
+    seen.send(("orders", event.envelope.id().to_string(), attempt))
+        .unwrap();
 }
 
 async fn all(event: Arc<Incoming>, State(seen): State<Seen>) {
-    seen.send(("all", event.envelope.id().to_string(), 0)).unwrap();
+    seen.send(("all", event.envelope.id().to_string(), 0))
+        .unwrap();
 }
 
 async fn placed(_: Placed, meta: trunkline::Meta, State(seen): State<Seen>) {
@@ -86,7 +89,10 @@ async fn an_event_is_handled_by_its_type_then_by_the_first_filter_that_matches()
         seen.push(next(&mut handled).await);
     }
     seen.sort();
-    let seen: Vec<_> = seen.iter().map(|(who, id, _)| (*who, id.as_str())).collect();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(who, id, _)| (*who, id.as_str()))
+        .collect();
     let expected = [
         ("all", "mail.sent"),
         ("orders", "order.paid"),
@@ -136,7 +142,9 @@ async fn the_order_of_keys_and_the_policy_hold_whatever_the_type() {
     }
     let of = |key: &str| -> Vec<(&str, u32)> {
         let of_key = seen.iter().filter(|(id, _)| id.starts_with(key));
-        of_key.map(|(id, attempt)| (id.as_str(), *attempt)).collect()
+        of_key
+            .map(|(id, attempt)| (id.as_str(), *attempt))
+            .collect()
     };
     assert_eq!(of("a"), [("a1", 1), ("a1", 2), ("a2", 1)]);
     assert_eq!(of("b"), [("b1", 1), ("b2", 1)]);
@@ -156,7 +164,10 @@ async fn without_order_whoever_is_free_gets_the_next_event() {
         .unwrap();
     assert_eq!(next(&mut handled).await, ("orders", "a1".to_owned(), 1));
     let status = bus.consumer_status().await.unwrap();
-    let found: Vec<_> = status.iter().map(|one| (one.name.as_str(), one.ordered)).collect();
+    let found: Vec<_> = status
+        .iter()
+        .map(|one| (one.name.as_str(), one.ordered))
+        .collect();
     assert_eq!(found, [("work", false)]);
     let name = trunkline::Name::new("work").unwrap();
     let paused = bus.pause_consumer(&name, "deploy").await.unwrap_err();
@@ -173,11 +184,18 @@ async fn filters_that_half_overlap_or_match_nothing_are_refused() {
         .on_raw(filter("*.paid"), all);
     let error = both.start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidFilter);
-    assert!(error.message().contains("events.order.* and events.*.paid"), "{error}");
+    assert!(
+        error.message().contains("events.order.* and events.*.paid"),
+        "{error}"
+    );
     let none = bus.consumer("work").start().await.unwrap_err();
     assert_eq!(none.kind(), ErrorKind::NoHandler);
-    let absent = async |_: Arc<Incoming>, _: State<u8>| {};
-    let error = bus.consumer("work").on_raw(filter(">"), absent).start().await;
+    async fn absent(_: Arc<Incoming>, _: State<u8>) {}
+    let error = bus
+        .consumer("work")
+        .on_raw(filter(">"), absent)
+        .start()
+        .await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::MissingState);
     bus.close().await.unwrap();
 }

@@ -9,6 +9,7 @@ use crate::ask;
 use crate::console::Console;
 use crate::exit::{self, Exit};
 use crate::figures::grouped;
+use crate::plain::without_controls;
 use crate::replay::{name, parsed_start};
 
 #[derive(Debug, Args)]
@@ -106,7 +107,10 @@ pub(super) async fn resume(bus: &Bus, options: &Resume, console: &mut Console) -
         let members = bus.resume_consumer(&name, reason.as_deref()).await;
         let left = left_paused(bus, &name).await?;
         let says = |members: &[MemberStatus]| match left.is_empty() {
-            true => format!("resumed consumer {name}; {} members confirmed", members.len()),
+            true => format!(
+                "resumed consumer {name}; {} members confirmed",
+                members.len()
+            ),
             false => format!("consumer {name} is still paused: {}", left.join(", ")),
         };
         done.one(which, &name, members, says, console)?;
@@ -162,7 +166,11 @@ impl Changed {
                 self.documents.push(document);
                 Ok(())
             }
-            Ok(members) => console.out.line(says(&members)),
+            // A reason may come from anybody.
+            Ok(members) => {
+                let text = says(&members);
+                console.out.line(without_controls(&text).as_bytes())
+            }
             Err(error) if which.all && error.kind() == ErrorKind::Unsupported => {
                 self.refused = true;
                 exit::failed(&error);
@@ -209,7 +217,8 @@ pub(super) async fn reset(bus: &Bus, options: &Reset, console: &mut Console) -> 
             (true, 1..) => format!(", and forget {} events beside it", grouped(waiting)),
             _ => String::new(),
         };
-        let question = format!("let consumer {consumer} handle everything from {to} on again{forgets}?");
+        let question =
+            format!("let consumer {consumer} handle everything from {to} on again{forgets}?");
         let unasked = format!("resetting consumer {consumer} to {to} loses its progress");
         if !ask::agreed(console, &question, &unasked).await? {
             console.note("nothing was reset");
@@ -223,7 +232,9 @@ pub(super) async fn reset(bus: &Bus, options: &Reset, console: &mut Console) -> 
             "to": to.to_string(),
         }))?;
     } else {
-        console.out.line(format!("reset consumer {consumer} to {to}"))?;
+        console
+            .out
+            .line(format!("reset consumer {consumer} to {to}"))?;
         console.out.flush()?;
     }
     Ok(Exit::Done)

@@ -29,7 +29,7 @@ pub(super) async fn list(bus: &Bus, console: &mut Console) -> Result<()> {
             one.members()
                 .map_or_else(|| "-".to_owned(), |members| members.to_string())
                 .into(),
-            lag(one).into(),
+            bound(one, "≤ ").into(),
             duration(one.behind()).into(),
             filters(&one.status.filters).into(),
         ]);
@@ -115,7 +115,7 @@ fn facts(one: &Standing) -> Facts {
         behind if behind.is_zero() => String::new(),
         behind => format!(", the first stored {} ago", duration(behind)),
     };
-    facts.add("lag", format!("{}{behind}", lag(one)));
+    facts.add("lag", format!("{}{behind}", bound(one, "at most ")));
     facts.add(
         "floor",
         format!("{}: everything up to it is settled", grouped(status.floor)),
@@ -191,13 +191,10 @@ fn style(state: State) -> Style {
     }
 }
 
-fn lag(one: &Standing) -> String {
-    let lag = grouped(one.lag());
-    if one.lag_is_at_most() {
-        format!("at most {lag}")
-    } else {
-        lag
-    }
+/// The lag, and in front of it that it is a bound where it is one.
+fn bound(one: &Standing, at_most: &str) -> String {
+    let at_most = if one.lag_is_at_most() { at_most } else { "" };
+    format!("{at_most}{}", grouped(one.lag()))
 }
 
 fn filters(filters: &[Filter]) -> String {

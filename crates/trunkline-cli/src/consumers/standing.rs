@@ -99,9 +99,8 @@ async fn standing(
     let moved = again.is_some();
     let last = again.unwrap_or_else(|| first.to_vec());
     // With two looks whoever was heard of in between lives; with one, whoever is there at all.
-    let lives = |member: &MemberStatus| {
-        !moved || !before.contains(&(member.id.clone(), member.heard_of))
-    };
+    let lives =
+        |member: &MemberStatus| !moved || !before.contains(&(member.id.clone(), member.heard_of));
     let terms = bus.explain().await?.consumers;
     let now = SystemClock.now();
     let mut all = Vec::with_capacity(last.len());

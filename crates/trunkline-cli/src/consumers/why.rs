@@ -7,6 +7,7 @@ use super::standing::{BETWEEN_LOOKS, Standing, all_moving, of_name};
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::figures::{duration, grouped};
+use crate::plain::without_controls;
 use crate::table::wrapped;
 
 /// One thing that is to be said.
@@ -53,11 +54,11 @@ pub(super) async fn why(bus: &Bus, name: &Name, console: &mut Console) -> Result
             said.join(". ")
         );
         for line in wrapped(&text, console.look.width) {
-            console.out.line(crate::plain::without_controls(&line).as_bytes())?;
+            console.out.line(without_controls(&line).as_bytes())?;
         }
         for remedy in reasons.iter().flat_map(|reason| &reason.remedies) {
             let remedy = format!("  {remedy}");
-            console.out.line(crate::plain::without_controls(&remedy).as_bytes())?;
+            console.out.line(without_controls(&remedy).as_bytes())?;
         }
     }
     if console.json {
@@ -114,7 +115,9 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
                     "{} partitions have no owner that lives; {alive} members take them over within 5 s",
                     held + status.unowned
                 ),
-                vec![format!("trunkline consumers why {name}   # once more, then the members' log")],
+                vec![format!(
+                    "trunkline consumers why {name}   # once more, then the members' log"
+                )],
             );
         }
         let behind = status.members.iter().filter(|member| !member.confirmed);

@@ -85,7 +85,8 @@ impl Group {
                 _ = cut.wait_for(|cut| *cut) => End::Cut,
             }
         });
-        let (mut stopped, mut kill) = (None, pin!(past(None)));
+        let mut stopped = None;
+        let mut kill = pin!(past(None));
         let status = {
             let mut talk = pin!(talk(stdin, input, stderr, &mut said, relay));
             let mut talks = true;

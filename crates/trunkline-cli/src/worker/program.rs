@@ -49,12 +49,16 @@ impl Program {
         let stored = event.stored.as_ref();
         let attempt = context.attempt().to_string();
         let seq = stored.map(|stored| stored.seq.to_string());
+        let id = envelope.id().to_string();
         for (name, value) in [
             ("TRUNKLINE_CONSUMER", Some(context.consumer().as_str())),
-            ("TRUNKLINE_STREAM", stored.map(|stored| stored.stream.as_str())),
+            (
+                "TRUNKLINE_STREAM",
+                stored.map(|stored| stored.stream.as_str()),
+            ),
             ("TRUNKLINE_SEQ", seq.as_deref()),
             ("TRUNKLINE_ATTEMPT", Some(attempt.as_str())),
-            ("TRUNKLINE_EVENT_ID", Some(envelope.id().as_str())),
+            ("TRUNKLINE_EVENT_ID", Some(id.as_str())),
             ("TRUNKLINE_EVENT_TYPE", Some(envelope.event_type())),
             ("TRUNKLINE_KEY", envelope.key()),
         ] {
@@ -125,7 +129,10 @@ mod tests {
             ("sh", "no command sh on the PATH"),
             ("./nothing-here", "./nothing-here cannot be run"),
             ("/", "/ cannot be run: it is no file"),
-            ("/etc/passwd", "/etc/passwd cannot be run: it is not executable"),
+            (
+                "/etc/passwd",
+                "/etc/passwd cannot be run: it is not executable",
+            ),
         ] {
             let error = found(name, "/nowhere").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);

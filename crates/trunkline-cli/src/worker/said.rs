@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn the_end_is_kept_however_much_there_is() {
         let long = "x".repeat(KEPT_BYTES - 3);
-        assert_eq!(said(&["ab", "cd", &long]).with("e"), format!("e: bcd{long}"));
+        assert_eq!(
+            said(&["ab", "cd", &long]).with("e"),
+            format!("e: bcd{long}")
+        );
         let said = said(&[&"y".repeat(100_000), "\u{fc}\n"]);
         let text = said.with("it exited with 1");
         assert!(text.ends_with("y\u{fc}") && text.len() < KEPT_BYTES + 30);

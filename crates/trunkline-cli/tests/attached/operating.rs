@@ -8,13 +8,17 @@ use crate::support::{Running, Up, WATCHDOG};
 
 fn worker(up: &Up, script: &str) -> Running {
     let usual = ["worker", "--consumer", "work", "--filter", "order.>"];
-    let worker = Running::start(up.command(&[&usual[..], &["--exec", "sh", "-c", script]].concat()));
+    let worker =
+        Running::start(up.command(&[&usual[..], &["--exec", "sh", "-c", script]].concat()));
     worker.err.until("consumer work handles order.>");
     worker
 }
 
 fn show(up: &Up) -> Value {
-    up.run(&["consumers", "show", "work", "--json"]).with(0).json()[0].clone()
+    up.run(&["consumers", "show", "work", "--json"])
+        .with(0)
+        .json()[0]
+        .clone()
 }
 
 /// Looks until it stands as wanted.
@@ -40,7 +44,9 @@ fn a_consumer_is_paused_and_resumed_for_each_reason() {
     let worker = worker(&up, "echo handled $TRUNKLINE_SEQ");
     order(&up, "a");
     worker.out.until("handled 1");
-    let paused = up.run(&["consumers", "pause", "work", "--reason", "deploy"]).with(0);
+    let paused = up
+        .run(&["consumers", "pause", "work", "--reason", "deploy"])
+        .with(0);
     assert_eq!(
         paused.stdout,
         "paused consumer work (deploy); 1 members confirmed, what runs is let be\n"
@@ -53,11 +59,22 @@ fn a_consumer_is_paused_and_resumed_for_each_reason() {
         (&json!("paused"), &json!(["deploy", "by hand"]))
     );
     let why = up.run(&["consumers", "why", "work"]).with(1).stdout;
-    assert!(why.contains("it is paused: deploy. it is paused: by hand"), "{why}");
-    assert!(why.contains("\n  trunkline consumers resume work --reason 'by hand'\n"), "{why}");
-    let resumed = up.run(&["consumers", "resume", "work", "--reason", "deploy"]).with(0);
+    assert!(
+        why.contains("it is paused: deploy. it is paused: by hand"),
+        "{why}"
+    );
+    assert!(
+        why.contains("\n  trunkline consumers resume work --reason 'by hand'\n"),
+        "{why}"
+    );
+    let resumed = up
+        .run(&["consumers", "resume", "work", "--reason", "deploy"])
+        .with(0);
     assert_eq!(resumed.stdout, "consumer work is still paused: by hand\n");
-    let resumed = up.run(&["consumers", "resume", "--all", "--json"]).with(0).json();
+    let resumed = up
+        .run(&["consumers", "resume", "--all", "--json"])
+        .with(0)
+        .json();
     assert_eq!(resumed[0]["name"], "work");
     worker.out.until("handled 2");
     worker.signal("TERM");
@@ -84,9 +101,12 @@ fn members_lag_and_what_holds_it_up_are_told() {
         (&json!(true), &json!(partitions))
     );
     let why = up.run(&["consumers", "why", "work"]).with(0).stdout;
-    assert!(why.contains("it is at the end of the stream"), "{why}");
+    assert!(why.contains("nothing that it handles is before it"), "{why}");
     let people = up.run(&["consumers", "show", "work"]).with(0).stdout;
-    assert!(people.contains("  alive ") && people.contains("  0-15\n"), "{people}");
+    assert!(
+        people.contains("  alive ") && people.contains("  0-15\n"),
+        "{people}"
+    );
     // Killed, it is missed by those who look at once.
     first.signal("KILL");
     drop(first);
@@ -96,13 +116,22 @@ fn members_lag_and_what_holds_it_up_are_told() {
         (&shown["state"], &shown["lag"], &shown["lag_at_most"]),
         (&json!("no_members"), &json!(1), &json!(true))
     );
-    let why = up.run(&["consumers", "why", "work", "--json"]).with(1).json();
+    let why = up
+        .run(&["consumers", "why", "work", "--json"])
+        .with(1)
+        .json();
     assert_eq!(why[0]["reasons"][0]["reason"], "no_members");
     let listed = up.run(&["consumers", "list"]).with(0).stdout;
-    assert!(listed.lines().nth(1).unwrap().contains("no members"), "{listed}");
+    assert!(
+        listed.lines().nth(1).unwrap().contains("no members"),
+        "{listed}"
+    );
     let lag = up.run(&["consumers", "lag"]).with(0).stdout;
     assert!(lag.starts_with("work EVENTS 1 "), "{lag}");
-    let lag = up.run(&["consumers", "lag", "work", "--json"]).with(0).json();
+    let lag = up
+        .run(&["consumers", "lag", "work", "--json"])
+        .with(0)
+        .json();
     assert_eq!((&lag["events"], &lag["at_most"]), (&json!(1), &json!(true)));
     assert!(lag["seconds"].as_f64().unwrap() > 0.0);
     let second = worker(&up, "echo handled $TRUNKLINE_SEQ");
@@ -122,7 +151,9 @@ fn a_consumer_is_reset_while_it_runs() {
         .with(2)
         .says(&["loses its progress", "add --yes"]);
     until(&up, |shown| shown["lag"] == 0);
-    let reset = up.run(&["consumers", "reset", "work", "--to", "2", "--yes"]).with(0);
+    let reset = up
+        .run(&["consumers", "reset", "work", "--to", "2", "--yes"])
+        .with(0);
     assert_eq!(reset.stdout, "reset consumer work to 2\n");
     worker.out.until("handled 2");
     // One fails, and is beside the main flow from then on.
@@ -132,7 +163,15 @@ fn a_consumer_is_reset_while_it_runs() {
     up.run(&["consumers", "reset", "work", "--to", "first", "--yes"])
         .with(1)
         .says(&["TL-0310", "discard"]);
-    let discard = ["consumers", "reset", "work", "--to", "first", "--discard-waiting", "--yes"];
+    let discard = [
+        "consumers",
+        "reset",
+        "work",
+        "--to",
+        "first",
+        "--discard-waiting",
+        "--yes",
+    ];
     up.run(&discard).with(0);
     worker.out.until("handled 1");
     up.run(&["consumers", "reset", "none", "--to", "first", "--yes"])
@@ -145,13 +184,23 @@ fn a_consumer_is_reset_while_it_runs() {
 #[test]
 fn what_whoever_is_free_handles_is_shown_and_cannot_be_paused() {
     let up = Up::start(&[]);
-    let usual = ["worker", "--consumer", "work", "--filter", "order.>", "--unordered"];
+    let usual = [
+        "worker",
+        "--consumer",
+        "work",
+        "--filter",
+        "order.>",
+        "--unordered",
+    ];
     let exec = ["--exec", "sh", "-c", "echo handled $TRUNKLINE_SEQ"];
     let worker = Running::start(up.command(&[&usual[..], &exec].concat()));
     order(&up, "a");
     worker.out.until("handled 1");
     let shown = until(&up, |shown| shown["lag"] == 0);
-    assert_eq!((&shown["mode"], &shown["state"]), (&json!("shared"), &json!("idle")));
+    assert_eq!(
+        (&shown["mode"], &shown["state"]),
+        (&json!("shared"), &json!("idle"))
+    );
     up.run(&["consumers", "pause", "work"])
         .with(1)
         .says(&["TL-0306", "whoever is free"]);

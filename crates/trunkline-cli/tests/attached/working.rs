@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use crate::support::{Running, Up, run};
 
 /// Tells of an event once it is handled.
-const TELL: &str = r#"read -r event; echo "handled $TRUNKLINE_KEY $TRUNKLINE_SEQ $TRUNKLINE_ATTEMPT $event""#;
+const TELL: &str =
+    r#"read -r event; echo "handled $TRUNKLINE_KEY $TRUNKLINE_SEQ $TRUNKLINE_ATTEMPT $event""#;
 
 fn worker(up: &Up, options: &[&str], script: &str) -> Running {
     let usual = ["worker", "--consumer", "work", "--filter", "order.>"];
@@ -163,7 +164,15 @@ fn the_end_of_a_command_decides_about_its_event() {
     fs::write(&long, format!("\"{}\"", "x".repeat(500_000))).unwrap();
     up.publish(&["order.deaf", &format!("@{}", long.display())]);
     let exec = ["--exec", "sh", "-c", script, folder.path()];
-    let usual = ["worker", "--consumer", "work", "--filter", "order.>", "--delays", "10ms"];
+    let usual = [
+        "worker",
+        "--consumer",
+        "work",
+        "--filter",
+        "order.>",
+        "--delays",
+        "10ms",
+    ];
     let worker = Running::start(up.command(&[&usual[..], &exec].concat()));
     let mut lines: Vec<String> = (0..6).map(|_| worker.out.until("ended ")).collect();
     lines.sort();
@@ -186,9 +195,16 @@ fn the_end_of_a_command_decides_about_its_event() {
         "stored as a dead letter",
         "6 done, 5 failed runs, 0 cut short",
     ]);
-    let shown = up.run(&["consumers", "show", "work", "--json"]).with(0).json();
+    let shown = up
+        .run(&["consumers", "show", "work", "--json"])
+        .with(0)
+        .json();
     assert_eq!(
-        (&shown[0]["dead"], &shown[0]["handled"], &shown[0]["waiting"]),
+        (
+            &shown[0]["dead"],
+            &shown[0]["handled"],
+            &shown[0]["waiting"]
+        ),
         (&1.into(), &6.into(), &0.into())
     );
 }
@@ -200,15 +216,21 @@ fn what_runs_may_end_when_the_worker_is_stopped() {
     up.publish(&["order.placed", "2", "--key", "a"]);
     let folder = Folder::new("drain");
     let gate = folder.0.join("gate");
-    let script = format!("echo began; until [ -e {0} ]; do :; done; echo ended", gate.display());
+    let script = format!(
+        "echo began; until [ -e {0} ]; do :; done; echo ended",
+        gate.display()
+    );
     let worker = worker(&up, &[], &script);
     worker.out.until("began");
     worker.signal("TERM");
     worker.err.until("stopping: 1 commands run");
     fs::write(&gate, "").unwrap();
-    let ended = worker.ended().with(0).says(&["1 done, 0 failed runs, 0 cut short, 1 given back"]);
+    let ended = worker
+        .ended()
+        .with(0)
+        .says(&["1 done, 0 failed runs, 0 cut short, 1 given back"]);
     assert_eq!(ended.stdout, "ended\n");
-    let next = self::worker(&up, &[], TELL.replace("read -r event", "event=").as_str());
+    let next = self::worker(&up, &[], TELL);
     next.out.until("handled a 2 1");
     next.signal("TERM");
     next.ended().with(0);
@@ -226,7 +248,10 @@ fn what_does_not_end_in_time_is_cut_short_and_comes_again() {
     worker.out.until("began");
     worker.signal("TERM");
     // Its output ends only when nobody holds it any more, the sleep behind it included.
-    let ended = worker.ended().with(1).says(&["0 done, 0 failed runs, 1 cut short"]);
+    let ended = worker
+        .ended()
+        .with(1)
+        .says(&["0 done, 0 failed runs, 1 cut short"]);
     assert_eq!(ended.stdout, "asked\n");
     let next = self::worker(&up, &[], "echo \"again $TRUNKLINE_SEQ $TRUNKLINE_ATTEMPT\"");
     next.out.until("again 1 1");
@@ -243,14 +268,26 @@ fn what_runs_too_long_is_stopped_with_all_that_it_started() {
     let worker = worker(&up, &["--timeout", "200ms", "--delays", "10ms"], script);
     worker.out.until("ended");
     worker.signal("TERM");
-    let ended = worker.ended().with(0).says(&["it ran for more than 200 ms", "1 done, 1 failed runs"]);
+    let ended = worker
+        .ended()
+        .with(0)
+        .says(&["it ran for more than 200 ms", "1 done, 1 failed runs"]);
     assert_eq!(ended.stdout, "");
 }
 
 #[test]
 fn a_command_that_cannot_be_run_is_refused_at_once() {
     let worker = |exec: &str| {
-        run(&["worker", "--consumer", "work", "--filter", "a.>", "--exec", exec]).with(2)
+        run(&[
+            "worker",
+            "--consumer",
+            "work",
+            "--filter",
+            "a.>",
+            "--exec",
+            exec,
+        ])
+        .with(2)
     };
     worker("no-such-command").says(&["TL-0008", "no command no-such-command on the PATH"]);
     worker("./nothing/here").says(&["./nothing/here cannot be run"]);

@@ -1,5 +1,7 @@
 //! What operators see of consumers, and what they can do to them.
 
+mod by_engine;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -293,64 +295,10 @@ impl Bus {
             .map(|(at, _)| at.consumer.to_string())
             .collect();
         known.retain(|(at, _)| at.consumer == *name);
-        if known.is_empty() && self.is_known_to_engine(name).await? {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "consumer {name} gives its events to whoever is free and has no records of its own; it can \
-                     be shown and deleted, and it rests while its members are stopped"
-                ),
-            ));
-        }
         if known.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NoSuchConsumer,
-                match names.is_empty() {
-                    true => format!("there is no consumer {name}, nor any other"),
-                    false => format!(
-                        "there is no consumer {name}; there are {}",
-                        names.join(", ")
-                    ),
-                },
-            ));
+            return Err(self.without_records(name, &names).await?);
         }
         Ok(known)
-    }
-
-    async fn is_known_to_engine(&self, name: &Name) -> Result<bool> {
-        let inspection = self.inner.engine.topology().inspect().await?;
-        let mut consumers = inspection.consumers.iter();
-        Ok(consumers.any(|state| state.spec.at.consumer == *name))
-    }
-
-    /// How a consumer stands that has no records.
-    async fn status_by_engine(&self, state: ConsumerState) -> Result<ConsumerStatus> {
-        let ConsumerState { spec, backlog } = state;
-        let next = Position::Seq(backlog.floor + 1);
-        let one = Credit::items(1);
-        let log = self.inner.engine.log();
-        let page = log
-            .read(&spec.at.stream, next, &spec.filters, one)
-            .await?;
-        let pending_at_most = backlog.pending + backlog.in_flight;
-        let first = page.events.first().filter(|_| pending_at_most > 0);
-        Ok(ConsumerStatus {
-            name: spec.at.consumer,
-            stream: spec.at.stream,
-            ordered: false,
-            filters: spec.filters,
-            paused: Vec::new(),
-            members: Vec::new(),
-            unowned: 0,
-            floor: backlog.floor,
-            pending_at_most,
-            oldest_pending: first.map(|event| event.at),
-            waiting: 0,
-            running: backlog.in_flight,
-            handled: 0,
-            dead: 0,
-            expired_at_most: backlog.expired_at_most,
-        })
     }
 
     async fn status_of(
