@@ -360,6 +360,18 @@ fn a_worker_bills_orders_with_a_script_and_is_operated() {
     assert_eq!(output_of(&mut script("workers.sh")).len(), 2);
     let mut worker = Program::start(&mut script("worker.sh"));
     assert_eq!(worker.line(), "billed o-1: 4200 cents");
+    // The other becomes a dead letter; until it is one, a reset is refused.
+    let began = std::time::Instant::now();
+    loop {
+        let mut show = Command::new(&trunkline);
+        show.args(["consumers", "show", "billing", "--json", "--url", &url]);
+        let shown: serde_json::Value =
+            serde_json::from_str(&output_of(&mut show).join("\n")).unwrap();
+        if shown[0]["dead"] == 1 && shown[0]["running"] == 0 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{shown}");
+    }
     let operated = output_of(&mut script("operate.sh")).join("\n");
     for wanted in [
         "mode:         ordered",

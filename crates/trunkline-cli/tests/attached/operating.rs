@@ -101,7 +101,10 @@ fn members_lag_and_what_holds_it_up_are_told() {
         (&json!(true), &json!(partitions))
     );
     let why = up.run(&["consumers", "why", "work"]).with(0).stdout;
-    assert!(why.contains("nothing that it handles is before it"), "{why}");
+    assert!(
+        why.contains("nothing that it handles is before it"),
+        "{why}"
+    );
     let people = up.run(&["consumers", "show", "work"]).with(0).stdout;
     assert!(
         people.contains("  alive ") && people.contains("  0-15\n"),

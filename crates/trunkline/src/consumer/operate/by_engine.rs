@@ -25,7 +25,10 @@ impl Bus {
             ErrorKind::NoSuchConsumer,
             match names.is_empty() {
                 true => format!("there is no consumer {name}, nor any other"),
-                false => format!("there is no consumer {name}; there are {}", names.join(", ")),
+                false => format!(
+                    "there is no consumer {name}; there are {}",
+                    names.join(", ")
+                ),
             },
         ))
     }
