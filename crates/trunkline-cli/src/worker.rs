@@ -267,9 +267,10 @@ impl Hands {
         event: &Incoming,
         context: &Context,
     ) -> std::result::Result<(), Failure> {
-        let json = encode_structured(&event.envelope)?;
+        // With an end of line, for those who read by lines.
+        let json = [&encode_structured(&event.envelope)?[..], b"\n"].concat();
         let command = self.program.command(event, context);
-        let group = match Group::start(command, &self.tally) {
+        let group = match Group::start(command, json.into(), &self.tally) {
             Ok(group) => group,
             Err(error) => {
                 let text = format!("{} could not be started: {error}", self.program);
@@ -277,7 +278,7 @@ impl Hands {
             }
         };
         let ended = group
-            .run(json, self.timeout, self.cut.subscribe(), &self.relay)
+            .run(self.timeout, self.cut.subscribe(), &self.relay)
             .await;
         let outcome = self.judge(ended);
         match &outcome {

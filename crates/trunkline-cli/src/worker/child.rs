@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Sender;
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -49,24 +50,70 @@ pub(super) struct Group {
     running: Option<(Child, Runs)>,
     /// None where the system gave no number, or one that is none.
     id: Option<Pid>,
+    input: Option<Input>,
+}
+
+/// What is left of the event to be written to its standard input.
+struct Input {
+    /// None once all is written.
+    pipe: Option<Sender>,
+    rest: Bytes,
+}
+
+impl Input {
+    /// Writes as much as there is room for.
+    fn write(&mut self) -> io::Result<()> {
+        while let Some(pipe) = &self.pipe {
+            if self.rest.is_empty() {
+                self.pipe = None;
+                break;
+            }
+            match pipe.try_write(&self.rest) {
+                Ok(written) => drop(self.rest.split_to(written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rest, unless nobody reads it.
+    async fn write_all(mut self) {
+        while let Some(pipe) = &self.pipe {
+            if pipe.writable().await.is_err() || self.write().is_err() {
+                return;
+            }
+        }
+    }
 }
 
 impl Group {
+    /// Starts it with the event on its way: whole, if it is not larger than a pipe holds, whatever
+    /// becomes of this process.
+    ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn start(mut command: Command, tally: &Tally) -> io::Result<Self> {
-        let child = command.spawn()?;
+    pub(super) fn start(mut command: Command, event: Bytes, tally: &Tally) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let mut input = Input {
+            pipe: Some(Sender::from_owned_fd(writer.into())?),
+            rest: event,
+        };
+        input.write()?;
+        // Before it can be heard of.
+        let runs = tally.one_runs();
+        let child = command.stdin(reader).spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         Ok(Self {
             id: id.and_then(Pid::from_raw),
-            running: Some((child, tally.one_runs())),
+            running: Some((child, runs)),
+            input: Some(input),
         })
     }
 
-    /// Gives it the event, and waits for the end.
+    /// Waits for the end.
     pub(super) async fn run(
         mut self,
-        input: Bytes,
         limit: Option<Duration>,
         mut cut: watch::Receiver<bool>,
         relay: &Relay,
@@ -77,7 +124,7 @@ impl Group {
             let end = End::Unknown(io::ErrorKind::NotFound.into());
             return Ended { end, said };
         };
-        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+        let (input, stderr) = (self.input.take(), child.stderr.take());
         let mut stop = pin!(async {
             tokio::select! {
                 limit = past(limit) => End::TimedOut(limit),
@@ -88,7 +135,7 @@ impl Group {
         let mut stopped = None;
         let mut kill = pin!(past(None));
         let status = {
-            let mut talk = pin!(talk(stdin, input, stderr, &mut said, relay));
+            let mut talk = pin!(talk(input, stderr, &mut said, relay));
             let mut talks = true;
             let status = loop {
                 tokio::select! {
@@ -142,19 +189,11 @@ impl Drop for Group {
     }
 }
 
-/// Writes the event and reads what is said about it. A command need not read its input.
-async fn talk(
-    stdin: Option<ChildStdin>,
-    input: Bytes,
-    stderr: Option<ChildStderr>,
-    said: &mut Said,
-    relay: &Relay,
-) {
+/// Writes the rest of the event and reads what is said about it. A command need not read its input.
+async fn talk(input: Option<Input>, stderr: Option<ChildStderr>, said: &mut Said, relay: &Relay) {
     let write = async {
-        if let Some(mut stdin) = stdin {
-            let _ = stdin.write_all(&input).await;
-            // For those who read by lines.
-            let _ = stdin.write_all(b"\n").await;
+        if let Some(input) = input {
+            input.write_all().await;
         }
     };
     let read = async {

@@ -42,7 +42,6 @@ impl Program {
         command
             .args(&self.arguments)
             .process_group(0)
-            .stdin(Stdio::piped())
             .stdout(Stdio::inherit())
             .stderr(Stdio::piped());
         let envelope = &event.envelope;
