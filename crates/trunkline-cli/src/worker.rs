@@ -64,8 +64,8 @@ pub(crate) struct Worker {
     #[arg(long, value_name = "N")]
     concurrency: Option<usize>,
     /// Stop a command that runs for longer: SIGTERM, 5 s later SIGKILL; its event is tried again.
-    #[arg(long, alias = "time-out", value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    #[arg(long, alias = "timeout", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    time_out: Duration,
     /// How often an event is tried, the first time included [default: 5, or one more than there are
     /// `--delays`].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Retry::MAX_ATTEMPTS)))]
@@ -109,7 +109,7 @@ impl Worker {
 /// What every run of the command needs.
 struct Hands {
     program: Program,
-    timeout: Option<Duration>,
+    time_out: Duration,
     /// Whether what runs is to be stopped.
     cut: watch::Sender<bool>,
     tally: Tally,
@@ -129,7 +129,7 @@ pub(crate) async fn worker(options: Worker, global: &Global) -> Result<Exit> {
     };
     let hands = Arc::new(Hands {
         program,
-        timeout: options.timeout,
+        time_out: options.time_out,
         cut: watch::Sender::new(false),
         tally: Tally::default(),
         relay: Relay::start()?,
@@ -200,7 +200,9 @@ async fn work(
 }
 
 async fn start(bus: &Bus, options: &Worker, hands: &Arc<Hands>) -> Result<ConsumerHandle> {
-    let mut consumer = bus.consumer(options.consumer.as_str());
+    // Beyond ours, so that the event of a command that is being stopped waits until it is.
+    let time_out = options.time_out.saturating_add(GRACE + LAST_WORDS);
+    let mut consumer = bus.consumer(options.consumer.as_str()).time_out(time_out);
     for filter in &options.filters {
         let hands = Arc::clone(hands);
         consumer = consumer.on_raw(
@@ -278,7 +280,7 @@ impl Hands {
             }
         };
         let ended = group
-            .run(self.timeout, self.cut.subscribe(), &self.relay)
+            .run(self.time_out, self.cut.subscribe(), &self.relay)
             .await;
         let outcome = self.judge(ended);
         match &outcome {

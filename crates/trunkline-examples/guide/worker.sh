@@ -3,5 +3,5 @@
 set -euo pipefail
 
 # guide: work
-exec trunkline worker --consumer billing --filter 'order.>' --concurrency 4 --timeout 30s --exec ./bill.py
+exec trunkline worker --consumer billing --filter 'order.>' --concurrency 4 --time-out 30s --exec ./bill.py
 # guide: end

@@ -283,6 +283,8 @@ contract! { ($)
         "What runs never exceeds the concurrency; raising and lowering it takes effect";
     c3_what_a_member_holds_is_bounded in consume, Virtual, always: "C3"
         "What a member holds never exceeds its window";
+    c3_what_a_member_holds_is_bounded_in_bytes_and_follows_its_setting in consume, Virtual, always: "C3"
+        "What a member holds never exceeds its window in bytes; a smaller window takes effect";
     c4_a_handler_sees_its_attempts_counted in consume, Virtual, always: "C4"
         "A handler that fails twice and then succeeds sees attempts 1, 2, 3";
     c5_a_permanent_error_is_a_dead_letter_on_attempt_1 in consume, Virtual, always: "C5"
@@ -293,8 +295,16 @@ contract! { ($)
         "An undecodable payload dead-letters with its bytes intact";
     c6_a_waiting_retry_holds_no_slot in consume, Virtual, always: "C6"
         "An event that waits for another attempt does not keep others from running";
+    c6_what_is_snoozed_until_a_time_comes_then_and_counts_nothing in consume, Virtual, always: "C6"
+        "An event that is snoozed until a time comes then, and no attempt is counted";
+    c6_where_too_much_fails_a_member_pauses_and_tries_one in consume, Virtual, always: "C6"
+        "Where half of the latest runs failed, nothing starts for a while, and then one event is tried";
     c7_a_long_handler_is_delivered_once in consume, Virtual, always: "C7"
         "A handler longer than three ack waits is delivered once";
+    c7_a_handler_that_hangs_is_cancelled_and_retried in consume, Virtual, always: "C7"
+        "A handler that hangs is cancelled after its time-out, tried again, and given up by the policy";
+    c7_a_handler_that_blocks_its_thread_is_reported_stuck in consume, Real, always: "C7"
+        "A handler that blocks its thread is reported stuck, and its event goes to another member";
     c9_stopping_gives_back_at_once in consume, Virtual, always: "C9"
         "Stopping with a deadline gives back at once what has not started or was cancelled";
     c1_a_member_that_dies_is_replaced_and_order_is_kept in consume, Real, always: "C1"

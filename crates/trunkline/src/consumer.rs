@@ -18,6 +18,7 @@ mod declared;
 mod member;
 mod operate;
 mod ordered;
+mod policy;
 mod pool;
 mod receiver;
 mod retry;
@@ -27,7 +28,7 @@ mod untyped;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -38,14 +39,18 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::bus::Bus;
 use crate::event::{Class, Event, Stored};
-use crate::failure::{Classify, Rule, rule};
+use crate::failure::Classify;
 use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, Registration};
 use crate::layer::HandleLayer;
 use member::{Member, Source};
 use ordered::Ordered;
+use pool::Vitals;
 
+pub use crate::failure::{Panicked, TimedOut};
 pub use declared::{Declare, Declared};
 pub use operate::{Beside, ConsumerStatus, MemberStatus};
+pub use policy::{Breaker, Counters, Policy, Verdict};
+pub use pool::{BreakerState, Health, Stuck};
 pub use receiver::{Receiver, Work};
 #[cfg(feature = "config")]
 pub(crate) use retry::LONGEST_DELAY;
@@ -55,11 +60,18 @@ pub(crate) use settings::Consumers;
 
 /// Events that may wait for another attempt in one member; beyond it the member stops fetching.
 const MAX_WAITING: usize = 10_000;
+/// The events that a member holds at most by itself, however few run at once.
+const MIN_WINDOW: usize = 256;
+/// The most events that a member may be told to hold; no more of a consumer are under a lease at once.
+pub(crate) const MAX_WINDOW: usize = 2 * MAX_WAITING;
+/// The most bytes that a member may be told to hold.
+pub(crate) const MAX_WINDOW_BYTES: usize = 1 << 30;
 
 /// A durable consumer to be, made by [`Bus::consumer`].
 ///
-/// By default: from the first stored event, 16 at once, 5 attempts (see [`Retry`]), then a dead
-/// letter; a lease of 30 s, renewed.
+/// By default: from the first stored event, 16 at once, 5 attempts (see [`Retry`]) of 5 minutes at
+/// most, then a dead letter; a pause when half of the runs fail (see [`Breaker`]); a lease of 30 s,
+/// renewed.
 #[must_use = "a consumer does nothing until it is started"]
 pub struct Consumer {
     bus: Bus,
@@ -67,12 +79,15 @@ pub struct Consumer {
     handlers: Vec<Arc<dyn Registered>>,
     raw: Vec<RawRegistration>,
     layers: Vec<Arc<dyn HandleLayer>>,
-    rules: Vec<Rule>,
     from: Position,
     concurrency: usize,
-    retry: Retry,
+    window_events: Option<usize>,
+    window_bytes: usize,
+    policy: Policy,
     ack_wait: Duration,
     sharing: Sharing,
+    /// Whether runs wait for somebody whom no time-out could cancel.
+    is_untimed: bool,
 }
 
 /// How members are to share the events.
@@ -94,12 +109,14 @@ impl Consumer {
             name,
             handlers: Vec::new(),
             raw: Vec::new(),
-            rules: Vec::new(),
             from: Position::First,
             concurrency: 1,
-            retry: Retry::default(),
+            window_events: None,
+            window_bytes: 0,
+            policy: Policy::default(),
             ack_wait: Duration::ZERO,
             sharing: Sharing::ByType,
+            is_untimed: false,
         };
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
@@ -111,8 +128,10 @@ impl Consumer {
     fn change(&mut self, said: &ConsumerSettings) {
         self.from = said.start.unwrap_or(self.from);
         self.concurrency = said.concurrency.unwrap_or(self.concurrency);
+        self.window_events = said.window_events.unwrap_or(self.window_events);
+        self.window_bytes = said.window_bytes.unwrap_or(self.window_bytes);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
-        self.retry.change(said);
+        self.policy.change(said);
     }
 
     /// Handles a type of event with an async function; call it once for each type.
@@ -181,9 +200,57 @@ impl Consumer {
         self
     }
 
+    /// How many events this member holds at most, those that run included. Unless set: 256, or twice
+    /// the concurrency if that is more.
+    pub fn window_events(mut self, events: usize) -> Self {
+        self.window_events = Some(events);
+        self
+    }
+
+    /// How many bytes the events that this member holds have at most. 16 MiB unless set; an event that
+    /// is larger than that is held alone.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// What becomes of events whose handlers fail, in place of what was said before. The methods
+    /// below change parts of it.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
     /// How often and when a failed event is tried again.
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
+        self.policy = self.policy.retry(retry);
+        self
+    }
+
+    /// How often and when an event is tried again that failed with an error of this type; see
+    /// [`Policy::retry_for`].
+    pub fn retry_for<E: std::error::Error + 'static>(mut self, retry: Retry) -> Self {
+        self.policy = self.policy.retry_for::<E>(retry);
+        self
+    }
+
+    /// How long a handler may run: 5 minutes unless set, `None` for ever. After that it is cancelled
+    /// at its next await, and the event is tried again by the policy. It does not bound how long a
+    /// [`receiver`](Consumer::receiver) may hold an event.
+    pub fn time_out(mut self, time_out: impl Into<Option<Duration>>) -> Self {
+        self.policy = self.policy.time_out(time_out);
+        self
+    }
+
+    /// When this member stops for a while because too much fails; `None` for never.
+    pub fn breaker(mut self, breaker: impl Into<Option<Breaker>>) -> Self {
+        self.policy = self.policy.breaker(breaker);
+        self
+    }
+
+    /// Lets runs take as long as they take, whatever the policy says.
+    fn untimed(mut self) -> Self {
+        self.is_untimed = true;
         self
     }
 
@@ -197,7 +264,7 @@ impl Consumer {
 
     /// Lets errors of this type, anywhere in a chain of causes, say what is to become of the event.
     pub fn classify<F: Classify>(mut self) -> Self {
-        self.rules.push(rule::<F>);
+        self.policy = self.policy.classify::<F>();
         self
     }
 
@@ -237,6 +304,9 @@ impl Consumer {
         let named = self.bus.inner.settings.consumers.named.get(&name).cloned();
         if let Some(said) = named {
             self.change(&said);
+        }
+        if self.is_untimed {
+            self.policy = self.policy.time_out(None);
         }
         self.check(&name)?;
         let mut handlers = BTreeMap::new();
@@ -295,22 +365,24 @@ impl Consumer {
             handlers,
             raw,
             layers: std::mem::take(&mut self.layers),
-            rules: std::mem::take(&mut self.rules),
-            retry: self.retry.clone(),
+            policy: self.policy.clone(),
             ack_wait: self.ack_wait,
             on_gap,
         });
         let control = watch::Sender::new(Control {
             stop: None,
             concurrency: self.concurrency,
+            window_events: self.window_events,
+            window_bytes: self.window_bytes,
         });
-        let mut parts = JoinSet::new();
+        let (mut parts, mut vitals) = (JoinSet::new(), Vec::new());
         let mut sources = Vec::new();
         for (stream, Wanted { filters, ordered }) in wanted {
             if ordered {
-                let member =
-                    Ordered::join(Arc::clone(&shared), stream, &filters, self.from).await?;
-                parts.spawn(member.run(control.subscribe()));
+                let (shared, control) = (Arc::clone(&shared), control.subscribe());
+                let member = Ordered::join(shared, stream, &filters, self.from, control).await?;
+                vitals.push(member.vitals());
+                parts.spawn(member.run());
                 continue;
             }
             let at = ConsumerRef {
@@ -322,7 +394,9 @@ impl Consumer {
             sources.push(Source::new(at.stream, feed, settler));
         }
         if !sources.is_empty() {
-            parts.spawn(Member::new(shared, sources, control.subscribe()).run());
+            let member = Member::new(shared, sources, control.subscribe());
+            vitals.push(member.vitals());
+            parts.spawn(member.run());
         }
         let (report, ended) = watch::channel(None);
         let control = Arc::new(control);
@@ -330,6 +404,7 @@ impl Consumer {
         let handle = ConsumerHandle {
             name,
             control,
+            vitals: vitals.into(),
             ended,
             drain_deadline: self.bus.inner.settings.drain_deadline,
         };
@@ -372,8 +447,8 @@ impl Consumer {
                 "has an ack wait below 1 s, which leaves no time to renew leases",
             );
         }
-        self.retry
-            .check()
+        check_window(self.window_events, self.window_bytes)
+            .and_then(|()| self.policy.check())
             .map_err(|error| error.at(format!("consumer {name}")))
     }
 
@@ -398,7 +473,7 @@ impl Consumer {
                     filters: filters.to_vec(),
                     start: self.from,
                     ack_wait: self.ack_wait,
-                    max_in_flight: 2 * MAX_WAITING,
+                    max_in_flight: MAX_WINDOW,
                 }),
                 Some(ConsumerState { mut spec, backlog }) => {
                     let known = spec.clone();
@@ -441,7 +516,7 @@ impl fmt::Debug for Consumer {
             .field("name", &self.name)
             .field("handlers", &(self.handlers.len() + self.raw.len()))
             .field("concurrency", &self.concurrency)
-            .field("retry", &self.retry)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -478,6 +553,23 @@ async fn supervise(
     report.send_replace(Some(whole));
 }
 
+fn check_window(events: Option<usize>, bytes: usize) -> Result<()> {
+    let refuse = |fault: String| Err(Error::new(ErrorKind::InvalidConfig, fault));
+    if let Some(events) = events
+        && !(1..=MAX_WINDOW).contains(&events)
+    {
+        return refuse(format!(
+            "a window of {events} events; use 1 to {MAX_WINDOW}"
+        ));
+    }
+    if !(1..=MAX_WINDOW_BYTES).contains(&bytes) {
+        return refuse(format!(
+            "a window of {bytes} bytes; use 1 to {MAX_WINDOW_BYTES}"
+        ));
+    }
+    Ok(())
+}
+
 type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>;
 
 /// What the parts of one member have in common.
@@ -490,8 +582,7 @@ struct Shared {
     /// Of whatever type; the filters with the root.
     raw: Vec<(Filter, Arc<dyn Handles>)>,
     layers: Vec<Arc<dyn HandleLayer>>,
-    rules: Vec<Rule>,
-    retry: Retry,
+    policy: Policy,
     ack_wait: Duration,
     on_gap: Option<GapObserver>,
 }
@@ -502,13 +593,26 @@ struct Control {
     /// Stop, and give running handlers that long.
     stop: Option<Duration>,
     concurrency: usize,
+    window_events: Option<usize>,
+    window_bytes: usize,
+}
+
+impl Control {
+    /// How many events and bytes the member may hold.
+    fn window(&self) -> (usize, usize) {
+        let events = self.window_events;
+        let events = events.unwrap_or_else(|| MIN_WINDOW.max(2 * self.concurrency));
+        (events, self.window_bytes)
+    }
 }
 
 /// A running member of a consumer. Dropping it does not stop the member.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsumerHandle {
     name: Name,
     control: Arc<watch::Sender<Control>>,
+    /// The member is the bus's, and the bus has this handle: it must not keep the member alive.
+    vitals: Arc<[Weak<dyn Vitals>]>,
     ended: watch::Receiver<Option<StopReport>>,
     drain_deadline: Duration,
 }
@@ -523,8 +627,20 @@ pub struct StopReport {
     pub given_back: usize,
     /// Handlers cancelled at the deadline; their events are given back too.
     pub cancelled: usize,
+    /// Handlers that were cancelled and did not end, because they block their threads. Their events
+    /// come again when their leases end.
+    pub stuck: usize,
     /// Why the member ended by itself, if it did.
     pub failed: Option<Error>,
+}
+
+impl fmt::Debug for ConsumerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerHandle")
+            .field("name", &self.name)
+            .field("control", &*self.control.borrow())
+            .finish_non_exhaustive()
+    }
 }
 
 impl ConsumerHandle {
@@ -589,5 +705,28 @@ impl ConsumerHandle {
         self.control
             .send_modify(|control| control.concurrency = concurrency);
         Ok(())
+    }
+
+    /// Changes how many events and bytes the member holds at most. What it holds already is let be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for 0, for more than 20 000 events, and for more than 1 GiB.
+    pub fn set_window(&self, events: usize, bytes: usize) -> Result<()> {
+        check_window(Some(events), bytes)?;
+        self.control.send_modify(|control| {
+            control.window_events = Some(events);
+            control.window_bytes = bytes;
+        });
+        Ok(())
+    }
+
+    /// How the member is: what it has in hand, whether its breaker is open, and which handlers are
+    /// stuck. It answers from any thread, also while those of the member are blocked; of a member
+    /// that has ended there is nothing to tell.
+    pub fn health(&self) -> Health {
+        let parts = self.vitals.iter().filter_map(Weak::upgrade);
+        parts
+            .map(|part| part.health())
+            .fold(Health::default(), Health::with)
     }
 }

@@ -1,9 +1,11 @@
 //! What a handler's error means: try again, later, or never.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use trunkline_core::Timestamp;
 use trunkline_core::error::Cause;
 
 /// Why a handler did not handle an event, and what is to become of the event.
@@ -29,6 +31,8 @@ pub enum Disposition {
     Throttled(Duration),
     /// It is not time yet: try again after that long; it does not count.
     Snooze(Duration),
+    /// It is not time yet: try again at that time; it does not count.
+    SnoozeUntil(Timestamp),
 }
 
 impl Failure {
@@ -42,6 +46,19 @@ impl Failure {
             reason,
             cause: cause.into(),
         }
+    }
+
+    /// The handler had not ended after that long.
+    pub(crate) fn timed_out(after: Duration) -> Self {
+        Self::new(Disposition::Transient, "timed_out", TimedOut(after))
+    }
+
+    /// The handler panicked, and this is what was caught.
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        let text = text.unwrap_or_else(|| "(no message)".to_owned());
+        Self::new(Disposition::Transient, "panicked", Panicked(text))
     }
 
     /// What the handler said; `None` leaves it to the consumer's [`Classify`] rules.
@@ -94,6 +111,38 @@ impl Failure {
     }
 }
 
+/// Why a handler was cancelled: it ran for longer than its consumer lets it.
+///
+/// [`retry_for::<TimedOut>`](crate::Consumer::retry_for) says what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut(Duration);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the handler had not ended after {:?} and was cancelled; make it faster or its time-out longer",
+            self.0
+        )
+    }
+}
+
+impl StdError for TimedOut {}
+
+/// Why a handler came to no end: it panicked, with this text.
+///
+/// [`retry_for::<Panicked>`](crate::Consumer::retry_for) says what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Panicked(String);
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the handler panicked: {}", self.0)
+    }
+}
+
+impl StdError for Panicked {}
+
 impl<E: Into<Cause>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self {
@@ -133,6 +182,10 @@ pub trait FailureExt: Sized {
 
     /// It is not time yet: try again after `delay`; the attempt does not count.
     fn snooze(self, delay: Duration) -> Failure;
+
+    /// It is not time yet: try again at `time`, or at once if it has passed; the attempt does not
+    /// count.
+    fn snooze_until(self, time: Timestamp) -> Failure;
 }
 
 impl<E: Into<Failure>> FailureExt for E {
@@ -156,6 +209,13 @@ impl<E: Into<Failure>> FailureExt for E {
             ..self.into()
         }
     }
+
+    fn snooze_until(self, time: Timestamp) -> Failure {
+        Failure {
+            disposition: Some(Disposition::SnoozeUntil(time)),
+            ..self.into()
+        }
+    }
 }
 
 /// An error type that knows what is to become of the event.
@@ -172,10 +232,17 @@ pub trait Classify: StdError + 'static {
 pub(crate) type Rule = fn(&(dyn StdError + 'static)) -> Option<Disposition>;
 
 pub(crate) fn rule<F: Classify>(error: &(dyn StdError + 'static)) -> Option<Disposition> {
+    found::<F>(error).map(Classify::disposition)
+}
+
+/// The first error of that type in a chain of causes.
+pub(crate) fn found<'a, F: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a F> {
     let mut link = Some(error);
     while let Some(error) = link {
         if let Some(found) = error.downcast_ref::<F>() {
-            return Some(found.disposition());
+            return Some(found);
         }
         link = error.source();
     }

@@ -66,7 +66,9 @@ pub use bus::Bus;
 #[cfg(feature = "config")]
 pub use config::Config;
 pub use connect::{Connect, Nats, TopologyMode};
-pub use consumer::{Beside, Consumer, ConsumerHandle, ConsumerStatus, MemberStatus, Retry};
+pub use consumer::{
+    Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, MemberStatus, Policy, Retry,
+};
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};

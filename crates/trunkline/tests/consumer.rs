@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use trunkline::consumer::TimedOut;
 use trunkline::core::engine::Credit;
 use trunkline::{
-    Attempt, Bus, ErrorKind, Event, FailureExt, Filter, Item, Meta, Name, Raw, Retry, Start, State,
+    Attempt, Breaker, Bus, ErrorKind, Event, Failure, FailureExt, Filter, Item, Meta, Name, Policy,
+    Raw, Retry, Start, State,
 };
 
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
@@ -211,6 +213,120 @@ async fn subscriptions_and_replay_see_the_same_events() {
         };
         assert_eq!((a.n, b.n, a.meta.id()), (n, n, b.meta.id()));
         assert_eq!(c.envelope.id(), a.meta.id());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_may_hold_an_event_for_longer_than_any_time_out() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    bus.publish(Job { n: 0 }).await.unwrap();
+    let mut receiver = bus
+        .consumer("jobs")
+        .time_out(Duration::from_secs(1))
+        .receiver::<Job>()
+        .await
+        .unwrap();
+    let Some(Item::Event(work)) = receiver.recv().await else {
+        panic!("no event")
+    };
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    work.done();
+    bus.publish(Job { n: 1 }).await.unwrap();
+    let Some(Item::Event(next)) = receiver.recv().await else {
+        panic!("no event")
+    };
+    assert_eq!((next.n, next.attempt()), (1, 1), "the first came again");
+    next.done();
+    receiver.stop().await;
+}
+
+#[derive(Debug)]
+struct Locked;
+
+impl std::fmt::Display for Locked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the table is locked")
+    }
+}
+
+impl std::error::Error for Locked {}
+
+#[tokio::test(start_paused = true)]
+async fn c6_errors_and_time_outs_have_retries_of_their_own() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let handler = |job: Job, attempt: Attempt, State(seen): State<Seen>| async move {
+        seen.send((job.n, attempt.0)).unwrap();
+        match job.n {
+            0 => Err(Failure::from(Locked)),
+            1 => Err("something else".into()),
+            _ => std::future::pending().await,
+        }
+    };
+    let second = Duration::from_secs(1);
+    let policy = Policy::default()
+        .retry(Retry::fixed(3, second))
+        .retry_for::<Locked>(Retry::fixed(4, 60 * second).jitter(0.0))
+        .retry_for::<TimedOut>(Retry::never())
+        .time_out(5 * second);
+    assert_eq!(policy.horizon(), Duration::from_secs(3 * 60 + 4 * 5));
+    let start = tokio::time::Instant::now();
+    bus.consumer("jobs")
+        .policy(policy)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    for n in 0..3 {
+        bus.publish(Job { n }).await.unwrap();
+    }
+    let mut runs = Vec::new();
+    for _ in 0..8 {
+        runs.push(handled.recv().await.unwrap());
+    }
+    assert_eq!(start.elapsed().as_secs(), 180);
+    runs.sort_unstable();
+    let expected = [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (0, 4),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 1),
+    ];
+    assert_eq!(runs, expected);
+    bus.close().await.unwrap();
+    assert!(handled.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn policies_that_cannot_work_are_refused_with_their_numbers() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let jobs = || bus.consumer("jobs").on(|_: Job| async {});
+    for (consumer, expected) in [
+        (jobs().retry(Retry::fixed(0, Duration::ZERO)), "0 attempts"),
+        (
+            jobs().retry_for::<Locked>(Retry::default().jitter(2.0)),
+            "Locked: a jitter of 2",
+        ),
+        (jobs().time_out(Duration::ZERO), "a time-out of 0ns"),
+        (
+            jobs().breaker(Breaker::default().share(0.0)),
+            "a breaker at a share of 0",
+        ),
+        (jobs().window_events(0), "a window of 0 events"),
+        (jobs().window_bytes(0), "a window of 0 bytes"),
+    ] {
+        let error = consumer.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let text = error.to_string();
+        assert!(
+            text.contains("consumer jobs") && text.contains(expected),
+            "{text}"
+        );
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smallvec::smallvec;
 use tokio::sync::mpsc;
-use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal};
+use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal, Settle, Token};
 use trunkline::{
     Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
 };
@@ -116,12 +117,7 @@ async fn an_absurd_delay_harms_nobody() {
             Ok(())
         }
     };
-    bus.consumer("jobs")
-        .retry(Retry::fixed(3, Duration::MAX))
-        .on(handler)
-        .start()
-        .await
-        .unwrap();
+    bus.consumer("jobs").on(handler).start().await.unwrap();
     publish(&bus, 2).await;
     let mut seen = [
         in_time(handled.recv()).await.unwrap(),
@@ -130,6 +126,52 @@ async fn an_absurd_delay_harms_nobody() {
     seen.sort_unstable();
     assert_eq!(seen, [0, 1]);
     in_time(bus.close()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_a_member_whose_lease_is_gone_stops_what_runs_under_it() {
+    /// Tells when it is dropped: the handler was cancelled, or is done.
+    struct Told(mpsc::UnboundedSender<&'static str>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send("cancelled").unwrap();
+        }
+    }
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handler = move |_: Job| {
+        let told = Told(seen.clone());
+        async move {
+            told.0.send("begun").unwrap();
+            std::future::pending::<()>().await;
+        }
+    };
+    let handle = bus.consumer("jobs").on(handler).start().await.unwrap();
+    publish(&bus, 1).await;
+    assert_eq!(in_time(handled.recv()).await, Some("begun"));
+    // As after a pause of the whole process: the lease has ended, and somebody else has the event.
+    let at = ConsumerRef {
+        stream: name("EVENTS"),
+        consumer: name("jobs"),
+    };
+    let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
+    let token = Token { seq: 1, lease: 1 };
+    let given_back = settler.settle(smallvec![(token, Settle::GiveBack)], true);
+    given_back.completed().await.unwrap().remove(0).unwrap();
+    let mut theirs = Vec::new();
+    in_time(feed.fetch(Credit::items(1), &mut theirs))
+        .await
+        .unwrap();
+    assert_eq!(in_time(handled.recv()).await, Some("cancelled"));
+    // It neither settles the event nor gives it back: it has a new owner.
+    let report = in_time(handle.stop()).await;
+    assert_eq!(
+        (report.finished, report.cancelled, report.given_back),
+        (0, 0, 0)
+    );
+    let token = theirs[0].token;
+    let done = settler.settle(smallvec![(token, Settle::Ack)], true);
+    done.completed().await.unwrap().remove(0).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,13 @@
 //! One run of the command: a group of processes, from its start to the end of the last of them.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Sender;
@@ -53,35 +54,23 @@ pub(super) struct Group {
     input: Option<Input>,
 }
 
-/// What is left of the event to be written to its standard input.
+/// What of the event was more than its standard input holds.
 struct Input {
-    /// None once all is written.
-    pipe: Option<Sender>,
+    pipe: Sender,
     rest: Bytes,
 }
 
 impl Input {
-    /// Writes as much as there is room for.
-    fn write(&mut self) -> io::Result<()> {
-        while let Some(pipe) = &self.pipe {
-            if self.rest.is_empty() {
-                self.pipe = None;
-                break;
-            }
-            match pipe.try_write(&self.rest) {
-                Ok(written) => drop(self.rest.split_to(written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the rest, unless nobody reads it.
-    async fn write_all(mut self) {
-        while let Some(pipe) = &self.pipe {
-            if pipe.writable().await.is_err() || self.write().is_err() {
+    /// Writes it, unless nobody reads it.
+    async fn write(mut self) {
+        while !self.rest.is_empty() {
+            if self.pipe.writable().await.is_err() {
                 return;
+            }
+            match self.pipe.try_write(&self.rest) {
+                Ok(written) => self.rest.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
             }
         }
     }
@@ -93,13 +82,24 @@ impl Group {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn start(mut command: Command, event: Bytes, tally: &Tally) -> io::Result<Self> {
-        let (reader, writer) = io::pipe()?;
-        let mut input = Input {
-            pipe: Some(Sender::from_owned_fd(writer.into())?),
-            rest: event,
+    pub(super) fn start(mut command: Command, mut event: Bytes, tally: &Tally) -> io::Result<Self> {
+        let (reader, mut writer) = io::pipe()?;
+        ioctl_fionbio(&writer, true)?;
+        while !event.is_empty() {
+            match writer.write(&event) {
+                Ok(written) => event.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        // Closed at once if nothing is left to be written.
+        let input = match event.is_empty() {
+            true => None,
+            false => Some(Input {
+                pipe: Sender::from_owned_fd(writer.into())?,
+                rest: event,
+            }),
         };
-        input.write()?;
         // Before it can be heard of.
         let runs = tally.one_runs();
         let child = command.stdin(reader).spawn()?;
@@ -107,14 +107,14 @@ impl Group {
         Ok(Self {
             id: id.and_then(Pid::from_raw),
             running: Some((child, runs)),
-            input: Some(input),
+            input,
         })
     }
 
     /// Waits for the end.
     pub(super) async fn run(
         mut self,
-        limit: Option<Duration>,
+        limit: Duration,
         mut cut: watch::Receiver<bool>,
         relay: &Relay,
     ) -> Ended {
@@ -127,7 +127,7 @@ impl Group {
         let (input, stderr) = (self.input.take(), child.stderr.take());
         let mut stop = pin!(async {
             tokio::select! {
-                limit = past(limit) => End::TimedOut(limit),
+                limit = past(Some(limit)) => End::TimedOut(limit),
                 // Whoever could say so is gone with the worker itself.
                 _ = cut.wait_for(|cut| *cut) => End::Cut,
             }
@@ -193,7 +193,7 @@ impl Drop for Group {
 async fn talk(input: Option<Input>, stderr: Option<ChildStderr>, said: &mut Said, relay: &Relay) {
     let write = async {
         if let Some(input) = input {
-            input.write_all().await;
+            input.write().await;
         }
     };
     let read = async {

@@ -265,7 +265,7 @@ fn what_runs_too_long_is_stopped_with_all_that_it_started() {
     up.publish(&["order.placed", "1", "--key", "a"]);
     // Neither it nor what it started heeds the first signal.
     let script = "trap '' TERM; if [ $TRUNKLINE_ATTEMPT = 1 ]; then sleep 600; else echo ended; sleep 600 & fi";
-    let worker = worker(&up, &["--timeout", "200ms", "--delays", "10ms"], script);
+    let worker = worker(&up, &["--time-out", "200ms", "--delays", "10ms"], script);
     worker.out.until("ended");
     worker.signal("TERM");
     let ended = worker

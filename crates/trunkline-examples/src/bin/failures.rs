@@ -5,10 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trunkline::consumer::TimedOut;
 use trunkline::core::engine::{Credit, Followed};
 use trunkline::{
-    Attempt, Bus, Classify, Disposition, Event, Failure, FailureExt, Filter, Name, Retry, Start,
-    State,
+    Attempt, Breaker, Bus, Classify, Disposition, Event, Failure, FailureExt, Filter, Name, Policy,
+    Retry, Start, State,
 };
 
 #[derive(Event, Serialize, Deserialize)]
@@ -18,6 +19,18 @@ struct OrderPlaced {
     card: String,
 }
 
+// guide: policy
+/// What this service does about failures, in one place, for all of its consumers.
+fn policy() -> Policy {
+    Policy::default()
+        .classify::<BankError>()
+        .retry(Retry::fixed(3, Duration::from_millis(50)))
+        .retry_for::<TimedOut>(Retry::never()) // what hangs once hangs again
+        .time_out(Duration::from_secs(1)) // 5 minutes unless set; `None` for ever
+        .breaker(Breaker::default().share(0.8)) // half of the last 100 runs unless set
+}
+// guide: end
+
 // guide: handler
 struct Bank;
 
@@ -26,6 +39,7 @@ impl Bank {
         match card {
             "stolen" => Err(BankError::Refused),
             "" => Err(BankError::Unreachable),
+            "slow" => std::future::pending().await, // it never answers
             _ => Ok(()),
         }
     }
@@ -75,15 +89,16 @@ async fn main() -> trunkline::Result<()> {
 
     // guide: consumer
     bus.state(Bank);
-    bus.consumer("billing")
-        .classify::<BankError>()
-        .retry(Retry::fixed(3, Duration::from_millis(50)))
+    let billing = bus
+        .consumer("billing")
+        .policy(policy())
         .on(bill)
         .start()
         .await?;
     // guide: end
 
-    for (order_id, card) in [("o-1", "good"), ("o-2", "stolen"), ("o-3", "")] {
+    let cards = ["good", "stolen", "", "slow"];
+    for (order_id, card) in ["o-1", "o-2", "o-3", "o-4"].into_iter().zip(cards) {
         bus.publish(OrderPlaced {
             order_id: order_id.into(),
             card: card.into(),
@@ -99,7 +114,7 @@ async fn main() -> trunkline::Result<()> {
         .follow(&letters, Start::First, &[Filter::all()])
         .await?;
     let mut found = Vec::new();
-    while found.len() < 2 {
+    while found.len() < 3 {
         let Followed::Events { .. } = letters.next(Credit::items(10), &mut found).await? else {
             break;
         };
@@ -113,6 +128,17 @@ async fn main() -> trunkline::Result<()> {
             story("Trunkline-Failures")
         );
     }
+    // guide: end
+
+    // guide: health
+    let health = billing.health();
+    for stuck in &health.stuck {
+        println!(
+            "event {} blocks its thread since {:?}",
+            stuck.seq, stuck.running_for
+        );
+    }
+    println!("well: {}, breaker: {:?}", health.is_well(), health.breaker);
     // guide: end
 
     bus.close().await

@@ -5,6 +5,7 @@ mod lease;
 mod limits;
 mod ordered;
 mod share;
+mod trouble;
 
 use tokio::sync::mpsc;
 use trunkline::{Attempt, Bus, State};
@@ -16,6 +17,7 @@ pub(super) use lease::*;
 pub(super) use limits::*;
 pub(super) use ordered::*;
 pub(super) use share::*;
+pub(super) use trouble::*;
 
 /// What a handler has seen: the event's number and the attempt.
 type Seen = mpsc::UnboundedSender<(u32, u32)>;

@@ -39,10 +39,12 @@ pub(super) fn check(
         &built_in,
         &given.consumers,
     );
+    check.pauses(&Section::Consumers, &config.consumers, &built_in);
     for (name, consumer) in &config.named_consumers {
         if let Some(values) = given.named.get(name) {
             let section = Section::Consumer(name.clone());
             check.retries(&section, consumer, &config.consumers, values);
+            check.pauses(&section, consumer, &config.consumers);
         }
     }
 }
@@ -223,6 +225,37 @@ impl Check<'_> {
                 format!("write attempts = {}, or fewer delays", pauses + 1),
             );
             self.refuse([&delays, &attempts], fault);
+        }
+    }
+
+    /// A pause of the breaker that is longer than the longest could not be kept.
+    fn pauses(
+        &mut self,
+        section: &Section,
+        consumer: &ConsumerSettings,
+        defaults: &ConsumerSettings,
+    ) {
+        let [first, longest] =
+            ["breaker_first_pause", "breaker_longest_pause"].map(|key| section.key(key));
+        let of = |own: Option<Duration>, all: Option<Duration>| own.or(all).unwrap_or_default();
+        let shorter = of(consumer.breaker_first_pause, defaults.breaker_first_pause);
+        let longer = of(
+            consumer.breaker_longest_pause,
+            defaults.breaker_longest_pause,
+        );
+        if shorter > longer {
+            let fault = Fault::new(
+                format!(
+                    "the first pause of \"{}\" is longer than the longest, \"{}\"",
+                    duration_text(shorter),
+                    duration_text(longer)
+                ),
+                format!(
+                    "write at most \"{}\", or a longer {longest}",
+                    duration_text(longer)
+                ),
+            );
+            self.refuse([&first, &longest], fault);
         }
     }
 

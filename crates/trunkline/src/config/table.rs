@@ -401,6 +401,7 @@ pub(super) const BUS: &[Row<Config>] = &[
 ];
 
 /// The word for no limit in time or attempts, and in quantity.
+const AUTO: &str = "auto";
 const FOREVER: &str = "forever";
 const UNLIMITED: &str = "unlimited";
 

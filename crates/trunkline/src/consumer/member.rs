@@ -1,7 +1,9 @@
 //! One running member: fetches, runs, settles, and hands over cleanly when it stops.
 
+mod job;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,20 +12,18 @@ use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
-use super::pool::Pool;
+use super::policy::{Counters, SNOOZED, Verdict};
+use super::pool::{Appetite, Ended, Pool, Vitals};
 use super::retry::LONGEST_DELAY;
 use super::turn::Turn;
 use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
-use crate::failure::{Disposition, Failure, disposition};
+use crate::failure::Failure;
 use crate::handler::MemberContext;
+use job::Hands;
 
-/// Events that may wait for their turn, however few run at once.
-const MIN_WINDOW: usize = 256;
-/// Bytes of fetched events that wait for their turn at most.
-const MAX_QUEUED_BYTES: usize = 16 << 20;
-/// How long an event of a type that this member does not know waits, once the policy has no more
-/// delays.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
+/// How much longer an event of a type that this member does not know waits each time, before
+/// another member may have it.
+const HAND_ON: Duration = Duration::from_secs(1);
 /// How long to leave an engine alone that cannot be reached, or is otherwise about to recover.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long after its deadline a stop still waits for an engine that does not answer.
@@ -58,10 +58,11 @@ pub(super) struct Member {
     sources: Vec<Source>,
     control: watch::Receiver<Control>,
     stopping: watch::Sender<bool>,
-    concurrency: usize,
     /// Which source is asked first next time, so that a busy one does not starve another.
     turn: usize,
-    pool: Pool,
+    pool: Pool<Turn>,
+    /// Bytes of the largest event that there may be.
+    largest: usize,
     /// Between two attempts, by when they are due; the number keeps equal times apart.
     waiting: BTreeMap<(Instant, u64), Turn>,
     waits: u64,
@@ -89,17 +90,21 @@ impl Member {
         sources: Vec<Source>,
         control: watch::Receiver<Control>,
     ) -> Self {
-        let concurrency = control.borrow().concurrency;
         let stopping = watch::Sender::new(false);
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
             stopping: stopping.subscribe(),
         };
+        let hands = Hands {
+            shared: Arc::clone(&shared),
+            context: Arc::new(context),
+        };
+        let name = shared.name.clone();
         Self {
-            concurrency,
             turn: 0,
-            pool: Pool::new(Arc::clone(&shared), Arc::new(context), control.clone()),
+            largest: shared.bus.inner.engine.limits().max_message,
+            pool: Pool::new(hands, name, &shared.policy, control.clone()),
             shared,
             sources,
             control,
@@ -112,6 +117,11 @@ impl Member {
             settle_due: Instant::now(),
             fetch_due: Instant::now(),
         }
+    }
+
+    /// What tells how the member is, for as long as it is.
+    pub(super) fn vitals(&self) -> Weak<dyn Vitals> {
+        self.pool.vitals()
     }
 
     pub(super) async fn run(mut self) -> StopReport {
@@ -147,7 +157,7 @@ impl Member {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "nobody holds this member any more"))?;
                     Next::Control
                 }
-                () = self.pool.finished() => Next::Finished,
+                () = self.pool.changed() => Next::Finished,
                 () = sleep_until(due) => Next::Due,
                 _ = renewal.tick() => Next::Renew,
                 (source, fetched) = fetch(&mut self.sources, self.turn, credit), if credit.items > 0 => {
@@ -156,11 +166,9 @@ impl Member {
             };
             match next {
                 Next::Control => {
-                    let Control { stop, concurrency } = self.control.borrow_and_update().clone();
-                    if stop.is_some() {
+                    if self.control.borrow_and_update().stop.is_some() {
                         return Ok(());
                     }
-                    self.concurrency = concurrency;
                     self.pool.start();
                 }
                 Next::Finished => {
@@ -187,23 +195,27 @@ impl Member {
 
     /// How much to fetch: enough to keep the handlers busy while the next batch comes.
     fn credit(&self) -> Credit {
-        let window = (2 * self.concurrency).max(MIN_WINDOW);
-        let (queued, queued_bytes) = self.pool.queued();
-        let blocked = Instant::now() < self.fetch_due
-            || !self.dead.is_empty()
-            || self.waiting.len() >= MAX_WAITING
-            || queued_bytes >= MAX_QUEUED_BYTES;
-        // Half a window at least, so that a fetch is worth its while.
-        let room = window.saturating_sub(queued);
-        let items = if blocked || room < window / 2 {
-            0
-        } else {
-            room
+        let (events, bytes) = self.control.borrow().window();
+        let held = self.pool.held();
+        let room = Credit {
+            items: events.saturating_sub(held.events),
+            bytes: bytes.saturating_sub(held.bytes),
         };
-        Credit {
-            items,
-            bytes: MAX_QUEUED_BYTES - queued_bytes.min(MAX_QUEUED_BYTES),
-        }
+        // Half a window at least, so that a fetch is worth its while. A fetch gives one event even if
+        // that is larger than the credit, so the largest that there may be must fit, or be alone.
+        let is_worth = room.items >= events.div_ceil(2)
+            && (held.events == 0 || room.bytes >= self.largest.max(bytes.div_ceil(2)));
+        let is_blocked = Instant::now() < self.fetch_due
+            || !self.dead.is_empty()
+            || self.waiting.len() >= MAX_WAITING;
+        let items = match self.pool.appetite() {
+            _ if is_blocked => 0,
+            Appetite::None => 0,
+            Appetite::One => 1,
+            Appetite::Any if is_worth => room.items,
+            Appetite::Any => 0,
+        };
+        Credit { items, ..room }
     }
 
     fn fetched(&mut self, source: usize, fetched: Fetched) -> Result<()> {
@@ -258,13 +270,15 @@ impl Member {
 
     /// Decides what becomes of the turns that have finished, and says how many those are.
     fn finished(&mut self) -> usize {
-        let finished = self.pool.take_finished();
-        let count = finished.len();
-        for (turn, result) in finished {
-            match result {
-                Ok(()) => self.settle(&turn, Settle::Ack),
-                Err(failure) => self.failed(turn, failure),
+        let mut count = 0;
+        for (turn, ended) in self.pool.take_finished() {
+            match ended {
+                Ended::Well => self.settle(&turn, Settle::Ack),
+                Ended::Failed(failure) => self.failed(turn, failure),
+                // Its lease is gone or was let go: another member has the event, or will.
+                Ended::Cancelled => continue,
             }
+            count += 1;
         }
         count
     }
@@ -277,34 +291,44 @@ impl Member {
 
     fn failed(&mut self, mut turn: Turn, failure: Failure) {
         let now = self.shared.bus.inner.clock.now();
-        let disposition = disposition(&failure, &self.shared.rules);
-        let delay = match disposition {
-            Disposition::Transient if failure.is_for_others() => {
-                turn.failed(now);
-                turn.for_others = true;
-                self.delay_for_others(&turn, &failure)
-            }
-            Disposition::Snooze(delay) => Some(delay),
-            Disposition::Throttled(delay) => {
-                turn.last_failure = Some(now);
-                Some(delay)
-            }
-            Disposition::Permanent => {
-                turn.failed(now);
-                None
-            }
-            Disposition::Transient => {
-                turn.failed(now);
-                self.shared.retry.delay(turn.failures, rand::random())
-            }
+        turn.for_others = failure.is_for_others();
+        let counters = Counters {
+            // Who hands an event on does not see what others counted; the engine does, roughly.
+            failures: match turn.for_others {
+                true => turn.delivered_hint.saturating_sub(1),
+                false => turn.failures,
+            },
+            starts: 0,
         };
-        let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
-        if !matches!(disposition, Disposition::Snooze(_)) {
+        let policy = &self.shared.policy;
+        let verdict = policy.judge(Some(&failure), counters, now, rand::random());
+        let (delay, counts, reason, error) = match &verdict {
+            Verdict::Again {
+                delay,
+                counts,
+                reason,
+                error,
+            } => (Some(*delay), *counts, reason, error),
+            Verdict::Dead { reason, error } => (None, true, reason, error),
+        };
+        if counts {
+            turn.failed(now);
+        } else if *reason != SNOOZED {
+            turn.last_failure = Some(now);
+        }
+        // A type that nobody here knows is known to another member, or will be: sooner at first.
+        let delay = match delay {
+            Some(delay) if turn.for_others && !counts => {
+                Some(delay.min(HAND_ON.saturating_mul(turn.delivered_hint)))
+            }
+            delay => delay,
+        };
+        if *reason != SNOOZED {
             let stream = &self.sources[turn.source].stream;
             let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
             tracing::warn!(
-                consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id, event_type, attempt = turn.failures,
-                reason = failure.reason(), error = failure.chain(), again_in = ?delay, "handling failed"
+                consumer = %self.shared.name, %stream, seq = turn.event.seq, event_id, event_type,
+                attempt = turn.failures, reason, error, again_in = ?delay, "handling failed"
             );
         }
         match delay {
@@ -314,17 +338,6 @@ impl Member {
                     .insert((Instant::now() + delay, self.waits), turn);
             }
             None => self.dead.push_back((turn, failure)),
-        }
-    }
-
-    /// How long an event that this member has no use for waits before another member may have it.
-    /// A type that nobody here knows waits for one who does, however long that takes; a version
-    /// that fits nobody is given up in the end.
-    fn delay_for_others(&self, turn: &Turn, failure: &Failure) -> Option<Duration> {
-        let delay = self.shared.retry.delay(turn.delivered_hint, rand::random());
-        match failure.reason() {
-            "unsupported_type" => Some(delay.unwrap_or(WAIT_FOR_OTHERS)),
-            _ => delay,
         }
     }
 
@@ -421,14 +434,39 @@ impl Member {
             .values()
             .chain(self.dead.iter().map(|(turn, _)| turn))
             .for_each(hold);
-        for (source, held) in self.sources.iter_mut().zip(held) {
+        let mut lost = Vec::new();
+        for (index, (source, held)) in self.sources.iter_mut().zip(held).enumerate() {
             if held.is_empty() {
                 continue;
             }
-            if let Err(error) = source.settler.settle(held, false).completed().await {
-                tracing::warn!(consumer = %self.shared.name, stream = %source.stream, %error, "leases were not renewed");
+            match source.settler.settle(held.clone(), false).completed().await {
+                Err(error) => {
+                    tracing::warn!(consumer = %self.shared.name, stream = %source.stream, %error, "leases were not renewed");
+                }
+                Ok(renewed) => {
+                    let is_lost = |renewed: &Result<()>| matches!(renewed, Err(error) if error.kind() == ErrorKind::StaleLease);
+                    let renewed = held.iter().zip(renewed);
+                    let gone = renewed.filter(|(_, renewed)| is_lost(renewed));
+                    lost.extend(gone.map(|((token, _), _)| (index, *token)));
+                }
             }
         }
+        if !lost.is_empty() {
+            self.lose(&lost);
+        }
+    }
+
+    /// Drops the turns whose leases have ended: their events are somebody else's, who must not find
+    /// this member at work on them, nor be told of its failures.
+    fn lose(&mut self, lost: &[(usize, Token)]) {
+        let is_lost = |turn: &Turn| lost.contains(&(turn.source, turn.token));
+        tracing::warn!(
+            consumer = %self.shared.name, events = lost.len(),
+            "leases have ended, so other members get their events; what runs of them is cancelled"
+        );
+        self.pool.cancel(is_lost);
+        self.waiting.retain(|_, turn| !is_lost(turn));
+        self.dead.retain(|(turn, _)| !is_lost(turn));
     }
 
     /// Lets what runs finish, gives back the rest, and says what it did.
@@ -455,7 +493,7 @@ impl Member {
             }
             tokio::select! {
                 biased;
-                () = self.pool.finished() => {}
+                () = self.pool.changed() => {}
                 () = tokio::time::sleep_until(end) => break,
                 _ = renewal.tick() => {
                     // What is not renewed in time comes again, which a stop must not wait for.
@@ -463,11 +501,19 @@ impl Member {
                 }
             }
         }
-        for turn in self.pool.cancel().await {
-            report.cancelled += 1;
-            self.settle(&turn, Settle::GiveBack);
+        report.stuck = self.pool.cancel_all(Instant::now() + LAST_WORDS).await;
+        for (turn, ended) in self.pool.take_finished() {
+            report.finished += 1;
+            match ended {
+                Ended::Well => self.settle(&turn, Settle::Ack),
+                Ended::Failed(failure) => self.failed(turn, failure),
+                Ended::Cancelled => {
+                    report.finished -= 1;
+                    report.cancelled += 1;
+                    self.settle(&turn, Settle::GiveBack);
+                }
+            }
         }
-        report.finished += self.finished();
         // What failed meanwhile waits for an attempt that another member will make, and a dead
         // letter that could not be stored is that member's to store.
         let end = end.min(Instant::now()) + LAST_WORDS;

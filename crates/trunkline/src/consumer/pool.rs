@@ -1,166 +1,424 @@
-//! The workers of a member: as many tasks as handlers may run at once, fed from one queue.
+//! The runner of a member: as many workers as handlers may run at once, fed from one queue.
 //!
-//! A worker takes the next turn as soon as it is done with the last, and ends when there is none:
-//! an event costs no task of its own, and an idle member has none.
+//! A worker takes the next job as soon as it is done with the last, and ends when there is none:
+//! an event costs no task of its own, and an idle member has none. What decides whether a job may
+//! start is in one place, [`Inner::room`]: the concurrency, a job that runs alone, the breaker.
+//!
+//! **Invariant:** a job that was pushed comes back exactly once: from [`Pool::take_finished`],
+//! [`Pool::take_queue`] or [`Pool::cancel`], however its run ended. Only one whose handler never gives
+//! its thread back stays here.
+
+mod health;
+mod worker;
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, Sleep, timeout_at};
+use trunkline_core::Name;
+use trunkline_core::engine::Seq;
 
-use super::turn::{Turn, run};
-use super::{Control, Shared};
-use crate::failure::{Disposition, Failure};
-use crate::handler::MemberContext;
+use super::Control;
+use super::policy::{Circuit, Policy};
+use crate::failure::Failure;
 
-/// What the member and its workers have in common.
-struct Common {
-    shared: Arc<Shared>,
-    context: Arc<MemberContext>,
-    inner: Mutex<Inner>,
+pub(super) use health::Vitals;
+pub use health::{BreakerState, Health, Stuck};
+
+/// How long after it was cancelled, or should have been, a handler may go on before it counts as
+/// stuck: it blocks its thread, and nothing but the end of its process ends it.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// What a pool runs.
+pub(super) trait Job: Send + 'static {
+    /// What every run needs and no job brings.
+    type Hands: Send + Sync + 'static;
+    /// What a run takes from its job, which stays with the pool.
+    type Input: Send;
+
+    fn input(&self) -> Self::Input;
+
+    /// Runs its handler.
+    fn run(
+        input: Self::Input,
+        hands: &Self::Hands,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Whether a run that ended so speaks against the handler, or what is behind it.
+    fn is_trouble(failure: &Failure, hands: &Self::Hands) -> bool;
+
+    /// The bytes of its event.
+    fn bytes(&self) -> usize;
+
+    /// Whether nothing may run beside it.
+    fn runs_alone(&self) -> bool;
+
+    /// Which event it is.
+    fn place(&self, hands: &Self::Hands) -> (Name, Seq);
+}
+
+/// A job that its handler is done with.
+pub(super) type Finished<J> = (J, Ended);
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Well,
+    Failed(Failure),
+    /// It was cancelled, or it was stuck: its event may be somebody else's by now, so how its
+    /// handler ended does not matter any more.
+    Cancelled,
+}
+
+/// What the pool and its workers have in common.
+struct Common<J: Job> {
+    hands: J::Hands,
+    name: Name,
+    time_out: Option<Duration>,
+    stuck_after: Duration,
+    inner: Mutex<Inner<J>>,
     /// Has the present limit, so that a lower one holds at once, whatever the member is at.
     control: watch::Receiver<Control>,
-    /// Told whenever a turn has finished.
+    /// Told when something has finished.
     finished: Notify,
 }
 
-impl Common {
-    /// How many turns may run at once. What runs is let be.
-    fn limit(&self) -> usize {
-        self.control.borrow().concurrency
+struct Inner<J> {
+    queue: VecDeque<J>,
+    /// The events in the queue, those that run, and those that have finished and were not taken.
+    held: usize,
+    held_bytes: usize,
+    /// What each worker is at, by its slot; a free slot holds nothing.
+    slots: Vec<Slot<J>>,
+    workers: usize,
+    running: usize,
+    /// Whether what runs does so alone.
+    is_alone: bool,
+    circuit: Option<Circuit>,
+    finished: Vec<Finished<J>>,
+}
+
+struct Slot<J> {
+    worker: Option<AbortHandle>,
+    run: Option<Run<J>>,
+}
+
+/// A job under way.
+struct Run<J> {
+    job: J,
+    since: Instant,
+    is_probe: bool,
+    cancelled: Option<Instant>,
+    /// It was found stuck.
+    is_given_up: bool,
+}
+
+impl<J> Run<J> {
+    /// When it is stuck if it is still there then.
+    fn stuck_at<W: Job>(&self, common: &Common<W>) -> Option<Instant> {
+        let timed_out = common.time_out.map(|time_out| self.since + time_out);
+        let end = [self.cancelled, timed_out].into_iter().flatten().min()?;
+        Some(end + common.stuck_after)
     }
 }
 
-#[derive(Default)]
-struct Inner {
-    queue: VecDeque<Turn>,
-    /// The bytes of the events in the queue.
-    queued_bytes: usize,
-    /// What each worker is at, by its slot; a free slot holds nothing.
-    slots: Vec<Slot>,
-    workers: usize,
-    finished: Vec<Finished>,
+impl<J: Job> Inner<J> {
+    /// How many jobs of the queue may start now, of which `limit` may run at once.
+    fn room(&self, limit: usize) -> usize {
+        if self.is_alone {
+            return 0;
+        }
+        let room = match self.queue.front() {
+            None => 0,
+            Some(first) if first.runs_alone() => usize::from(self.running == 0),
+            Some(_) => limit.saturating_sub(self.running).min(self.queue.len()),
+        };
+        match &self.circuit {
+            Some(circuit) => circuit.room(room),
+            None => room,
+        }
+    }
+
+    fn push_back(&mut self, job: J) {
+        self.held += 1;
+        self.held_bytes += job.bytes();
+        self.queue.push_back(job);
+    }
+
+    fn let_go(&mut self, job: &J) {
+        self.held -= 1;
+        self.held_bytes -= job.bytes();
+    }
 }
 
-#[derive(Default)]
-struct Slot {
-    taken: bool,
-    turn: Option<Turn>,
+/// How much a pool holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
 }
 
-/// A turn that its handler is done with.
-pub(super) type Finished = (Turn, Result<(), Failure>);
+/// Whether more jobs are of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Appetite {
+    /// As many as there is room for.
+    Any,
+    /// One, for the breaker to try.
+    One,
+    /// None: the breaker is open, or what it tries is in hand.
+    None,
+}
 
-pub(super) struct Pool {
-    common: Arc<Common>,
+pub(super) struct Pool<J: Job> {
+    common: Arc<Common<J>>,
     tasks: JoinSet<()>,
+    /// Rings when the breaker's pause ends, or a handler should have ended.
+    timer: Pin<Box<Sleep>>,
+    /// When to look for handlers that are stuck.
+    look: Option<Instant>,
 }
 
-impl Pool {
+impl<J: Job> Pool<J> {
+    /// For the consumer of that name.
     pub(super) fn new(
-        shared: Arc<Shared>,
-        context: Arc<MemberContext>,
+        hands: J::Hands,
+        name: Name,
+        policy: &Policy,
         control: watch::Receiver<Control>,
     ) -> Self {
+        Self::with_patience(hands, name, policy, control, STUCK_AFTER)
+    }
+
+    fn with_patience(
+        hands: J::Hands,
+        name: Name,
+        policy: &Policy,
+        control: watch::Receiver<Control>,
+        stuck_after: Duration,
+    ) -> Self {
+        let time_out = policy.longest_run();
+        let inner = Inner {
+            queue: VecDeque::new(),
+            held: 0,
+            held_bytes: 0,
+            slots: Vec::new(),
+            workers: 0,
+            running: 0,
+            is_alone: false,
+            circuit: policy.stops_at().map(Circuit::new),
+            finished: Vec::new(),
+        };
         let common = Arc::new(Common {
-            shared,
-            context,
-            inner: Mutex::default(),
+            hands,
+            name,
+            time_out,
+            stuck_after,
+            inner: Mutex::new(inner),
             control,
             finished: Notify::new(),
         });
+        let now = Instant::now();
         Self {
             common,
             tasks: JoinSet::new(),
+            timer: Box::pin(tokio::time::sleep_until(now)),
+            // Nothing runs yet, so nothing can be stuck before.
+            look: time_out.map(|time_out| now + time_out + stuck_after),
         }
     }
 
-    /// Queues turns behind those that wait.
-    pub(super) fn push(&mut self, turns: impl Iterator<Item = Turn>) {
+    /// What tells how the pool is, for as long as it is.
+    pub(super) fn vitals(&self) -> Weak<dyn Vitals> {
+        let common: Arc<dyn Vitals> = Arc::clone(&self.common) as _;
+        Arc::downgrade(&common)
+    }
+
+    /// Queues jobs behind those that wait.
+    pub(super) fn push(&mut self, jobs: impl Iterator<Item = J>) {
         let mut inner = self.common.inner.lock();
-        for turn in turns {
-            inner.queued_bytes += turn.event.body.rough_bytes();
-            inner.queue.push_back(turn);
-        }
+        jobs.for_each(|job| inner.push_back(job));
         drop(inner);
         self.start();
     }
 
-    /// Queues a turn before those that wait.
-    pub(super) fn push_front(&mut self, turn: Turn) {
+    /// Queues a job before those that wait.
+    pub(super) fn push_front(&mut self, job: J) {
         let mut inner = self.common.inner.lock();
-        inner.queued_bytes += turn.event.body.rough_bytes();
-        inner.queue.push_front(turn);
+        inner.held += 1;
+        inner.held_bytes += job.bytes();
+        inner.queue.push_front(job);
         drop(inner);
         self.start();
     }
 
-    /// Starts as many workers as there is work for and the limit allows; to be called when that is
-    /// raised.
+    /// Starts as many workers as there is work for and the limits allow; to be called when one of
+    /// them is raised.
     pub(super) fn start(&mut self) {
         while self.tasks.try_join_next().is_some() {}
+        let limit = self.common.control.borrow().concurrency;
         let mut inner = self.common.inner.lock();
-        let busy = inner
-            .slots
-            .iter()
-            .filter(|slot| slot.turn.is_some())
-            .count();
-        let limit = self.common.limit();
-        while inner.workers < limit.min(busy + inner.queue.len()) {
-            let slot = inner
-                .slots
-                .iter()
-                .position(|slot| !slot.taken)
-                .unwrap_or(inner.slots.len());
-            if slot == inner.slots.len() {
-                inner.slots.push(Slot::default());
-            }
-            inner.slots[slot].taken = true;
+        // A worker that has just begun is at nothing yet.
+        let wanted = inner.running + inner.room(limit);
+        while inner.workers < wanted {
+            let free = |slot: &Slot<J>| slot.worker.is_none();
+            let slot = inner.slots.iter().position(free);
+            let slot = slot.unwrap_or_else(|| {
+                inner.slots.push(Slot {
+                    worker: None,
+                    run: None,
+                });
+                inner.slots.len() - 1
+            });
+            let work = worker::work(Arc::clone(&self.common), slot);
+            inner.slots[slot].worker = Some(self.tasks.spawn(work));
             inner.workers += 1;
-            self.tasks.spawn(work(Arc::clone(&self.common), slot));
         }
     }
 
-    /// How many turns wait, and the bytes of their events.
-    pub(super) fn queued(&self) -> (usize, usize) {
+    /// How much is in hand: what waits, runs, or has finished and was not taken.
+    pub(super) fn held(&self) -> Held {
         let inner = self.common.inner.lock();
-        (inner.queue.len(), inner.queued_bytes)
+        Held {
+            events: inner.held,
+            bytes: inner.held_bytes,
+        }
     }
 
-    /// Takes every turn that waits.
-    pub(super) fn take_queue(&mut self) -> VecDeque<Turn> {
+    /// Whether more jobs are of use.
+    pub(super) fn appetite(&self) -> Appetite {
+        let inner = self.common.inner.lock();
+        match &inner.circuit {
+            Some(circuit) if circuit.is_closed() => Appetite::Any,
+            None => Appetite::Any,
+            // What is queued is tried first.
+            Some(circuit) if inner.queue.is_empty() && circuit.room(1) == 1 => Appetite::One,
+            Some(_) => Appetite::None,
+        }
+    }
+
+    /// Takes every job that waits.
+    pub(super) fn take_queue(&mut self) -> VecDeque<J> {
         let mut inner = self.common.inner.lock();
-        inner.queued_bytes = 0;
-        std::mem::take(&mut inner.queue)
+        let queue = std::mem::take(&mut inner.queue);
+        queue.iter().for_each(|job| inner.let_go(job));
+        queue
     }
 
     /// Takes what has finished since the last call.
-    pub(super) fn take_finished(&mut self) -> Vec<Finished> {
-        std::mem::take(&mut self.common.inner.lock().finished)
+    pub(super) fn take_finished(&mut self) -> Vec<Finished<J>> {
+        let mut inner = self.common.inner.lock();
+        let finished = std::mem::take(&mut inner.finished);
+        finished.iter().for_each(|(job, _)| inner.let_go(job));
+        let is_waiting = !inner.queue.is_empty();
+        drop(inner);
+        // After one that ran alone, or a probe, there are fewer workers than may be.
+        if is_waiting {
+            self.start();
+        }
+        finished
     }
 
-    /// Waits until something has finished.
-    pub(super) async fn finished(&self) {
-        if self.common.inner.lock().finished.is_empty() {
-            self.common.finished.notified().await;
+    /// Waits until something has finished, or a pause of the breaker has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn changed(&mut self) {
+        let until = {
+            let inner = self.common.inner.lock();
+            if !inner.finished.is_empty() {
+                return;
+            }
+            inner.circuit.as_ref().and_then(Circuit::until)
+        };
+        let Some(due) = [until, self.look].into_iter().flatten().min() else {
+            return self.common.finished.notified().await;
+        };
+        if self.timer.deadline() != due {
+            self.timer.as_mut().reset(due);
+        }
+        tokio::select! {
+            () = self.common.finished.notified() => {}
+            () = self.timer.as_mut() => self.look(),
         }
     }
 
-    /// Calls `each` with every turn that waits, runs or has finished and was not taken.
-    pub(super) fn each(&self, mut each: impl FnMut(&Turn)) {
+    /// Ends the breaker's pause if it is over, and reports handlers that are stuck.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let common = &self.common;
+        let mut inner = common.inner.lock();
+        if let Some(circuit) = &mut inner.circuit {
+            circuit.look(now);
+        }
+        let mut stuck = Vec::new();
+        if self.look.is_some_and(|look| look <= now) {
+            let next = |time_out| now + time_out + common.stuck_after;
+            self.look = common.time_out.map(next);
+            for run in inner.slots.iter_mut().filter_map(|slot| slot.run.as_mut()) {
+                match run.stuck_at(common) {
+                    Some(at) if at > now => {
+                        self.look = Some(self.look.map_or(at, |look| look.min(at)));
+                    }
+                    Some(_) if !run.is_given_up => {
+                        run.is_given_up = true;
+                        stuck.push((run.job.place(&common.hands), now - run.since));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        drop(inner);
+        for ((stream, seq), running_for) in stuck {
+            tracing::error!(
+                consumer = %common.name, %stream, seq, ?running_for,
+                "a handler is stuck: it was to end and does not give its thread back; its event is let \
+                 go, its place is lost until the process is started anew"
+            );
+        }
+        self.start();
+    }
+
+    /// Calls `each` with every job in hand whose lease is to be kept.
+    pub(super) fn each(&self, mut each: impl FnMut(&J)) {
         let inner = self.common.inner.lock();
         inner.queue.iter().for_each(&mut each);
         inner
             .slots
             .iter()
-            .filter_map(|slot| slot.turn.as_ref())
-            .for_each(&mut each);
-        inner.finished.iter().for_each(|(turn, _)| each(turn));
+            .filter_map(|slot| slot.run.as_ref())
+            .filter(|run| !run.is_given_up)
+            .for_each(|run| each(&run.job));
+        inner.finished.iter().for_each(|(job, _)| each(job));
+    }
+
+    /// Cancels jobs that are its owner's no more: gives those that wait, and ends those that run at
+    /// their next await. They then come as [`Ended::Cancelled`].
+    pub(super) fn cancel(&mut self, which: impl Fn(&J) -> bool) -> VecDeque<J> {
+        let now = Instant::now();
+        let mut guard = self.common.inner.lock();
+        let inner = &mut *guard;
+        for slot in &mut inner.slots {
+            if let (Some(worker), Some(run)) = (&slot.worker, &mut slot.run)
+                && run.cancelled.is_none()
+                && which(&run.job)
+            {
+                run.cancelled = Some(now);
+                worker.abort();
+                let stuck = now + self.common.stuck_after;
+                self.look = Some(self.look.map_or(stuck, |look| look.min(stuck)));
+            }
+        }
+        let (taken, kept): (VecDeque<J>, _) = std::mem::take(&mut inner.queue)
+            .into_iter()
+            .partition(&which);
+        inner.queue = kept;
+        taken.iter().for_each(|job| inner.let_go(job));
+        taken
     }
 
     /// Whether no worker is at anything.
@@ -168,72 +426,17 @@ impl Pool {
         self.common.inner.lock().workers == 0
     }
 
-    /// Cancels every worker at its next await; gives the turns that they were at.
-    pub(super) async fn cancel(&mut self) -> Vec<Turn> {
-        self.tasks.shutdown().await;
-        self.common
-            .inner
-            .lock()
-            .slots
-            .drain(..)
-            .filter_map(|slot| slot.turn)
-            .collect()
+    /// Cancels everything that runs, when nothing waits any more, and waits for its end until `end` at
+    /// most. Gives how many are still there; the others come from
+    /// [`take_finished`](Self::take_finished).
+    pub(super) async fn cancel_all(&mut self, end: Instant) -> usize {
+        self.tasks.abort_all();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // What is left then is counted below.
+        let _ = timeout_at(end, ended).await;
+        self.common.inner.lock().running
     }
 }
 
-async fn work(common: Arc<Common>, slot: usize) {
-    let mut result = None;
-    loop {
-        let (source, event, attempt) = {
-            let mut inner = common.inner.lock();
-            if let Some(result) = result.take()
-                && let Some(turn) = inner.slots[slot].turn.take()
-            {
-                inner.finished.push((turn, result));
-                common.finished.notify_one();
-            }
-            let next = if inner.workers > common.limit() {
-                None
-            } else {
-                inner.queue.pop_front()
-            };
-            let Some(turn) = next else {
-                inner.slots[slot].taken = false;
-                inner.workers -= 1;
-                return;
-            };
-            inner.queued_bytes -= turn.event.body.rough_bytes();
-            let taken = (turn.source, turn.event.clone(), turn.failures + 1);
-            inner.slots[slot].turn = Some(turn);
-            taken
-        };
-        // Lets others run now and then, however long the queue and short the handlers.
-        tokio::task::consume_budget().await;
-        let stream = common.shared.streams[source].clone();
-        let running = pin!(run(&common.shared, stream, event, attempt, &common.context));
-        result = Some(guarded(running).await);
-    }
-}
-
-/// Runs a handler; a panic is a failure and not the end of the worker.
-pub(super) async fn guarded(
-    mut running: std::pin::Pin<&mut impl Future<Output = Result<(), Failure>>>,
-) -> Result<(), Failure> {
-    std::future::poll_fn(move |cx| {
-        // What the handler left half done is dropped with it; nothing of ours is in its hands.
-        catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let message = format!(
-                "the handler panicked: {}",
-                text.unwrap_or_else(|| "(no message)".to_owned())
-            );
-            Poll::Ready(Err(Failure::new(
-                Disposition::Transient,
-                "panicked",
-                message,
-            )))
-        })
-    })
-    .await
-}
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,7 @@ where
         };
         let handle = consumer
             .on(handler)
+            .untimed()
             .start_with(Some(Box::new(on_gap)))
             .await?;
         Ok(Self { items, handle })

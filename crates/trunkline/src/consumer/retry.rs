@@ -127,6 +127,22 @@ impl Retry {
         if !(0.0..=1.0).contains(&self.jitter) {
             return refuse(format!("a jitter of {}; use 0 to 1", self.jitter));
         }
+        let longest = match &self.delays {
+            Delays::List(delays) => delays.iter().copied().max().unwrap_or_default(),
+            Delays::Exponential { first, longest } => (*first).max(*longest),
+        };
+        if longest > LONGEST_DELAY {
+            return refuse(format!(
+                "a delay of {longest:?}; use at most {LONGEST_DELAY:?}"
+            ));
+        }
+        if let Delays::Exponential { first, longest } = &self.delays
+            && first > longest
+        {
+            return refuse(format!(
+                "a first delay of {first:?} that is longer than the longest, {longest:?}"
+            ));
+        }
         Ok(())
     }
 
@@ -207,6 +223,10 @@ mod tests {
         assert!(Retry::fixed(0, Duration::ZERO).check().is_err());
         assert!(Retry::fixed(1_001, Duration::ZERO).check().is_err());
         assert!(Retry::default().jitter(f64::NAN).check().is_err());
+        assert!(Retry::fixed(2, Duration::MAX).check().is_err());
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(2));
+        assert!(Retry::exponential(2, long, short).check().is_err());
+        assert!(Retry::exponential(2, short, long).check().is_ok());
         assert!(
             Retry::exponential(1_000, Duration::MAX, Duration::MAX)
                 .jitter(0.0)

@@ -78,10 +78,21 @@ fn a_file_is_read_setting_by_setting() {
             attempts = 3
             delays = ["1s", "2s"]
             jitter = 0.5
+            window_events = 100
+            window_bytes = "1MiB"
+            time_out = "90s"
+            breaker = false
+            breaker_runs = 20
+            breaker_share = 0.25
+            breaker_first_pause = "2s"
+            breaker_longest_pause = "5m"
             start = "last:10"
 
             [consumers.billing-eu]
             attempts = 2
+            window_events = "auto"
+            time_out = "forever"
+            breaker = true
             start = 17
 
             [consumers.audit]
@@ -123,10 +134,34 @@ fn a_file_is_read_setting_by_setting() {
     assert_eq!(dead.max_message, 2 << 20);
     assert_eq!(config.consumers.delays, Some(vec![secs(1), secs(2)]));
     assert_eq!(config.consumers.jitter, Some(0.5));
+    assert_eq!(
+        (
+            config.consumers.window_events,
+            config.consumers.window_bytes
+        ),
+        (Some(Some(100)), Some(1 << 20))
+    );
+    assert_eq!(
+        (config.consumers.time_out, config.consumers.breaker),
+        (Some(Some(secs(90))), Some(false))
+    );
+    assert_eq!(
+        (
+            config.consumers.breaker_runs,
+            config.consumers.breaker_share,
+            config.consumers.breaker_first_pause,
+            config.consumers.breaker_longest_pause
+        ),
+        (Some(20), Some(0.25), Some(secs(2)), Some(secs(300)))
+    );
     let billing = &config.named_consumers[&name("billing-eu")];
     assert_eq!(
         (billing.attempts, billing.start),
         (Some(2), Some(Start::Seq(17)))
+    );
+    assert_eq!(
+        (billing.window_events, billing.time_out, billing.breaker),
+        (Some(None), Some(None), Some(true))
     );
     assert_eq!((billing.ack_wait, billing.concurrency), (None, None));
     let audit = config.named_consumers[&name("audit")].start.unwrap();

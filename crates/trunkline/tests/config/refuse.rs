@@ -80,6 +80,22 @@ fn a_value_of_the_wrong_form_is_refused_with_its_place_and_what_to_write() {
         "consumers.jitter: 2 is out of range; write 0 to 1",
     );
     check(
+        "consumers.window_events = 20001",
+        "consumers.window_events: 20001 is out of range; write 1 to 20_000, or \"auto\"",
+    );
+    check(
+        r#"consumers.time_out = "0s""#,
+        r#"consumers.time_out: "0s" is out of range; write "1ms" to "365d", or "forever""#,
+    );
+    check(
+        "consumers.breaker_share = 0",
+        "consumers.breaker_share: 0 is out of range; write more than 0, up to 1, or breaker = false",
+    );
+    check(
+        r#"consumers.breaker_first_pause = "2m""#,
+        r#"consumers.breaker_first_pause: the first pause of "2m" is longer than the longest, "1m"; write at most "1m", or a longer consumers.breaker_longest_pause"#,
+    );
+    check(
         r#"consumers.delays = ["1s", 5]"#,
         r#"consumers.delays: 5 has no unit; give a unit, as in "5s""#,
     );
@@ -144,7 +160,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "consumers.billing.retries = 3",
-        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, attempts, delays, jitter, start",
+        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, window_events, window_bytes, attempts, delays, jitter, time_out, breaker, breaker_runs, breaker_share, breaker_first_pause, breaker_longest_pause, start",
     );
     check(
         "consumers.billing.url = 3",
@@ -194,7 +210,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "TRUNKLINE_CONSUMERS__BILLING__COLOUR",
-        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __ATTEMPTS, __DELAYS, __JITTER, __START",
+        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __WINDOW_EVENTS, __WINDOW_BYTES, __ATTEMPTS, __DELAYS, __JITTER, __TIME_OUT, __BREAKER, __BREAKER_RUNS, __BREAKER_SHARE, __BREAKER_FIRST_PAUSE, __BREAKER_LONGEST_PAUSE, __START",
     );
     check(
         "TRUNKLINE_STREAMS__a b__MAX_AGE",

@@ -68,7 +68,7 @@ pub(in crate::contract) async fn c4_a_handler_sees_its_attempts_counted(trial: T
 }
 
 /// The dead letters, which must be that many.
-async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
+pub(super) async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
     let dlq = Name::new("EVENTS_DLQ").unwrap();
     let mut follow = bus
         .engine()
@@ -90,7 +90,7 @@ async fn letters(bus: &Bus, count: usize) -> Vec<StoredEvent> {
     letters
 }
 
-fn story(letter: &StoredEvent) -> [&str; 4] {
+pub(super) fn story(letter: &StoredEvent) -> [&str; 4] {
     [
         "Trunkline-Consumer",
         "Trunkline-Reason",
@@ -285,4 +285,44 @@ pub(in crate::contract) async fn c6_a_waiting_retry_holds_no_slot(trial: Trial) 
         start.elapsed()
     );
     bus.close().await.unwrap();
+}
+
+pub(in crate::contract) async fn c6_what_is_snoozed_until_a_time_comes_then_and_counts_nothing(
+    trial: Trial,
+) {
+    let bus = trial.bus().await;
+    let mut handled = watched(&bus);
+    let time = trial.now().plus(Duration::from_secs(5));
+    let clock = trial.clone();
+    let handler = move |event: Noted, attempt: Attempt, seen: State<Seen>| {
+        let now = clock.now();
+        async move {
+            note(event, attempt, seen).await;
+            if now < time {
+                Err("it is not time yet".snooze_until(time))
+            } else {
+                Ok(())
+            }
+        }
+    };
+    publish(&bus, 0..2).await;
+    let handle = bus
+        .consumer("early")
+        .concurrency(1)
+        .retry(Retry::never())
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    for expected in [(0, 1), (1, 1)] {
+        assert_eq!(handled.recv().await, Some(expected));
+    }
+    assert!(trial.now() < time, "the first runs were to come before it");
+    let mut again = [handled.recv().await.unwrap(), handled.recv().await.unwrap()];
+    assert!(trial.now() >= time, "it came too early");
+    again.sort_unstable();
+    assert_eq!(again, [(0, 1), (1, 1)], "a snooze counted as an attempt");
+    handle.stop().await;
+    assert!(handled.try_recv().is_err());
+    assert_eq!(letters(&bus, 0).await.len(), 0);
 }

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
-use trunkline::{Context, State};
+use trunkline::core::envelope::JsonText;
+use trunkline::{ConsumerHandle, Context, Data, Envelope, Event, EventId, RawEvent, State};
 
 use super::super::Trial;
+use super::super::publish::stored;
 use super::publish;
 use crate::fixture::Noted;
 
@@ -104,6 +107,66 @@ pub(in crate::contract) async fn c3_what_a_member_holds_is_bounded(trial: Trial)
             "{kept} are held at event {n}: {backlog:?}"
         );
         assert!(backlog.in_flight > 0 && backlog.in_flight + backlog.pending <= 3_000);
+    }
+    bus.close().await.unwrap();
+}
+
+pub(in crate::contract) async fn c3_what_a_member_holds_is_bounded_in_bytes_and_follows_its_setting(
+    trial: Trial,
+) {
+    const WINDOW: usize = 3 << 20;
+    const EVENT: usize = 100_000;
+    let bus = trial.bus().await;
+    let padding = "x".repeat(EVENT);
+    for n in 0..100 {
+        let json = Bytes::from(format!("{{\"n\":{n},\"padding\":\"{padding}\"}}"));
+        let data = Data::Json(JsonText::new(&json).unwrap());
+        let id = EventId::new(format!("padded-{n}")).unwrap();
+        let envelope = Envelope::new(id, "/padded", Noted::TYPE, data).unwrap();
+        stored(
+            bus.publish_raw(vec![RawEvent::from(envelope.with_version(1))])
+                .await,
+        );
+    }
+    let (started, member) = watch::channel(None::<ConsumerHandle>);
+    let (held, mut holds) = mpsc::unbounded_channel();
+    let handler = move |event: Noted| {
+        let (held, mut member) = (held.clone(), member.clone());
+        async move {
+            let member = member.wait_for(Option::is_some).await.unwrap().clone();
+            let health = member.as_ref().unwrap().health();
+            held.send((health.held, health.held_bytes)).unwrap();
+            if event.n == 50 {
+                member.unwrap().set_window(2, WINDOW).unwrap();
+            }
+        }
+    };
+    let handle = bus
+        .consumer("padded")
+        .concurrency(1)
+        .window_bytes(WINDOW)
+        .on(handler)
+        .start()
+        .await
+        .unwrap();
+    started.send_replace(Some(handle.clone()));
+    let mut all = Vec::new();
+    while all.len() < 100 {
+        all.push(holds.recv().await.unwrap());
+    }
+    let most = all.iter().map(|(_, bytes)| *bytes).max().unwrap();
+    assert!(
+        (2 * EVENT..=WINDOW).contains(&most),
+        "{most} bytes were held"
+    );
+    // What it held when the window became smaller is let be: at most 31 events.
+    let late = &all[90..];
+    assert!(
+        late.iter().all(|(events, _)| *events <= 2),
+        "the smaller window did not hold: {late:?}"
+    );
+    for (events, bytes) in [(0, 1), (20_001, 1), (1, 0), (1, (1 << 30) + 1)] {
+        assert!(handle.set_window(events, bytes).is_err());
     }
     bus.close().await.unwrap();
 }

@@ -6,10 +6,13 @@ use trunkline_core::Filter;
 use trunkline_core::engine::{Retention, StreamSpec};
 
 use super::super::ConsumerSettings;
-use super::super::given::Kind;
+use super::super::given::{Kind, Raw};
+use super::super::problem::Fault;
 use super::super::units::size_value;
-use super::{DAY, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text, word};
-use crate::consumer::{LONGEST_DELAY, Retry};
+use super::{
+    AUTO, DAY, FOREVER, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text, word,
+};
+use crate::consumer::{Breaker, LONGEST_DELAY, MAX_WINDOW, MAX_WINDOW_BYTES, Retry};
 
 const RETENTIONS: [(&str, Retention); 3] = [
     ("discard_old", Retention::DiscardOld),
@@ -112,6 +115,17 @@ pub(in crate::config) const STREAM: &[Row<StreamSpec>] = &[
     },
 ];
 
+/// A share that is not nothing.
+fn some_share(raw: &Raw) -> Result<f64, Fault> {
+    match raw.share()? {
+        0.0 => Err(Fault::new(
+            "0 is out of range",
+            "write more than 0, up to 1, or breaker = false",
+        )),
+        share => Ok(share),
+    }
+}
+
 /// Settings of every consumer, below `consumers`, and of one, below `consumers.NAME`.
 pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
     Row {
@@ -138,6 +152,36 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
                 .concurrency
                 .map(|concurrency| concurrency.to_string())
         },
+    },
+    Row {
+        key: "window_events",
+        kind: Kind::CountOr(AUTO),
+        default: r#""auto""#,
+        doc: "How many events one member holds at most, those that run included; by itself 256, or twice the concurrency if that is more.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = 1..=MAX_WINDOW as u64;
+            set(
+                &mut consumer.window_events,
+                raw.count_or(range, AUTO).map(Some),
+            )
+        },
+        read: |consumer| {
+            let events = consumer.window_events?;
+            Some(events.map_or(text(AUTO), |events| events.to_string()))
+        },
+    },
+    Row {
+        key: "window_bytes",
+        kind: Kind::Size,
+        default: r#""16MiB""#,
+        doc: "How many bytes the events that one member holds have at most; a larger event is held alone.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = 1..=MAX_WINDOW_BYTES as u64;
+            set(&mut consumer.window_bytes, raw.size(range).map(Some))
+        },
+        read: |consumer| consumer.window_bytes.map(bytes),
     },
     Row {
         key: "attempts",
@@ -175,6 +219,85 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
         write: |consumer, raw| set(&mut consumer.jitter, raw.share().map(Some)),
         // `Debug` keeps the point that makes it a float in TOML.
         read: |consumer| consumer.jitter.map(|jitter| format!("{jitter:?}")),
+    },
+    Row {
+        key: "time_out",
+        kind: Kind::DurationOr(FOREVER),
+        default: r#""5m""#,
+        doc: "How long a handler may run; then it is cancelled at its next await, and the event is tried again. \
+              Without it a handler that hangs keeps its place until the process ends.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = Duration::from_millis(1)..=LONGEST_DELAY;
+            set(
+                &mut consumer.time_out,
+                raw.duration_or(range, FOREVER).map(Some),
+            )
+        },
+        read: |consumer| {
+            let time_out = consumer.time_out?;
+            Some(time_out.map_or(text(FOREVER), duration))
+        },
+    },
+    Row {
+        key: "breaker",
+        kind: Kind::Flag,
+        default: "true",
+        doc: "Whether a member pauses when too much fails, rather than use up the attempts of every event.",
+        secret: false,
+        write: |consumer, raw| set(&mut consumer.breaker, raw.flag().map(Some)),
+        read: |consumer| consumer.breaker.map(|breaker| breaker.to_string()),
+    },
+    Row {
+        key: "breaker_runs",
+        kind: Kind::Count,
+        default: "100",
+        doc: "How many of the latest runs the breaker looks at.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = 1..=u64::from(Breaker::MAX_RUNS);
+            set(&mut consumer.breaker_runs, raw.count(range).map(Some))
+        },
+        read: |consumer| consumer.breaker_runs.map(|runs| runs.to_string()),
+    },
+    Row {
+        key: "breaker_share",
+        kind: Kind::Share,
+        default: "0.5",
+        doc: "The share of them that must have failed for it to open.",
+        secret: false,
+        write: |consumer, raw| set(&mut consumer.breaker_share, some_share(raw).map(Some)),
+        read: |consumer| consumer.breaker_share.map(|share| format!("{share:?}")),
+    },
+    Row {
+        key: "breaker_first_pause",
+        kind: Kind::Duration,
+        default: r#""1s""#,
+        doc: "How long nothing starts before one event is tried; twice as long each time that fails.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = Duration::from_millis(1)..=DAY;
+            set(
+                &mut consumer.breaker_first_pause,
+                raw.duration(range).map(Some),
+            )
+        },
+        read: |consumer| consumer.breaker_first_pause.map(duration),
+    },
+    Row {
+        key: "breaker_longest_pause",
+        kind: Kind::Duration,
+        default: r#""1m""#,
+        doc: "The longest that this becomes.",
+        secret: false,
+        write: |consumer, raw| {
+            let range = Duration::from_millis(1)..=DAY;
+            set(
+                &mut consumer.breaker_longest_pause,
+                raw.duration(range).map(Some),
+            )
+        },
+        read: |consumer| consumer.breaker_longest_pause.map(duration),
     },
     Row {
         key: "start",

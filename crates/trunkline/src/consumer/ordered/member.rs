@@ -6,7 +6,7 @@ mod runs;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use smol_str::format_smolstr;
@@ -23,6 +23,7 @@ use super::partition::Partition;
 use super::reader::{Read, Reader};
 use super::record::{Definition, Keys, Mode};
 use super::store::Store;
+use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
 use ownership::Hold;
 use runs::{RunId, Runs};
@@ -30,110 +31,10 @@ use tasks::Done;
 
 /// Partitions of a consumer.
 const PARTITIONS: u16 = 16;
-/// Bytes of events that a member holds at most.
-const MAX_HELD_BYTES: usize = 16 << 20;
 /// How long to leave an engine alone that failed to read.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a member looks at what it should own, if nothing happens.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// A member to be, its consumer's definition in place.
-pub(in crate::consumer) struct Ordered {
-    shared: Arc<Shared>,
-    place: Place,
-    membership: Membership,
-}
-
-impl Ordered {
-    /// Makes the consumer on that stream, or joins it.
-    pub(in crate::consumer) async fn join(
-        shared: Arc<Shared>,
-        stream: Name,
-        filters: &[Filter],
-        from: Position,
-    ) -> Result<Self> {
-        let inner = &shared.bus.inner;
-        let store = Store {
-            engine: Arc::clone(&inner.engine),
-            bucket: inner.settings.bucket.clone(),
-        };
-        let keys = Keys::new(&shared.name, &stream);
-        let wanted = Definition {
-            mode: Mode::Ordered,
-            generation: 0,
-            partitions: PARTITIONS,
-            start: start(&store, &stream, filters, from).await?,
-            filters: filters
-                .iter()
-                .map(|filter| format_smolstr!("{filter}"))
-                .collect(),
-            paused: Vec::new(),
-        };
-        let definition = define(&store, &keys, &wanted, filters).await?;
-        let me = format_smolstr!("{:032x}", rand::random::<u128>());
-        tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
-        let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
-        membership.says.send_replace(Says {
-            definition,
-            leaving: false,
-        });
-        let place = Place {
-            store,
-            keys,
-            stream,
-            me,
-            lease: Arc::clone(&membership.lease),
-        };
-        Ok(Self {
-            shared,
-            place,
-            membership,
-        })
-    }
-
-    pub(in crate::consumer) async fn run(self, control: watch::Receiver<Control>) -> StopReport {
-        let stopping = watch::Sender::new(false);
-        let context = MemberContext {
-            consumer: self.shared.name.clone(),
-            bus: self.shared.bus.clone(),
-            stopping: stopping.subscribe(),
-        };
-        let mut member = Member {
-            runs: Runs::new(
-                Arc::clone(&self.shared),
-                self.place.clone(),
-                Arc::new(context),
-            ),
-            shared: self.shared,
-            place: Arc::new(self.place),
-            membership: self.membership,
-            control,
-            stopping,
-            definition: None,
-            filters: Arc::default(),
-            partitions: BTreeMap::new(),
-            holds: BTreeMap::new(),
-            reader: Reader::new(),
-            read_from: Instant::now(),
-            catching_up: false,
-            tasks: JoinSet::new(),
-            burials: BTreeSet::new(),
-            swept: BTreeSet::new(),
-            turn: 0,
-            report: StopReport::default(),
-        };
-        let failed = member.work().await.err();
-        if let Some(error) = &failed {
-            tracing::error!(consumer = %member.shared.name, %error, "the member ends; its consumer needs another");
-        }
-        let deadline = member.control.borrow().stop.unwrap_or(Duration::ZERO);
-        member.drain(deadline).await;
-        StopReport {
-            failed,
-            ..member.report
-        }
-    }
-}
 
 /// The sequence at which a new consumer begins.
 pub(in crate::consumer) async fn start(
@@ -160,7 +61,8 @@ pub(in crate::consumer) async fn start(
     }
 }
 
-struct Member {
+/// A member of an ordered consumer.
+pub(in crate::consumer) struct Member {
     shared: Arc<Shared>,
     place: Arc<Place>,
     membership: Membership,
@@ -189,6 +91,99 @@ struct Member {
 }
 
 impl Member {
+    /// Makes the consumer on that stream, or joins it; from then on the member lives, and works once it
+    /// is run.
+    pub(in crate::consumer) async fn join(
+        shared: Arc<Shared>,
+        stream: Name,
+        filters: &[Filter],
+        from: Position,
+        control: watch::Receiver<Control>,
+    ) -> Result<Self> {
+        let inner = &shared.bus.inner;
+        let store = Store {
+            engine: Arc::clone(&inner.engine),
+            bucket: inner.settings.bucket.clone(),
+        };
+        let keys = Keys::new(&shared.name, &stream);
+        let text = |filter: &Filter| format_smolstr!("{filter}");
+        let wanted = Definition {
+            mode: Mode::Ordered,
+            generation: 0,
+            partitions: PARTITIONS,
+            start: start(&store, &stream, filters, from).await?,
+            filters: filters.iter().map(text).collect(),
+            paused: Vec::new(),
+        };
+        let definition = define(&store, &keys, &wanted, filters).await?;
+        let me = format_smolstr!("{:032x}", rand::random::<u128>());
+        tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
+        let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
+        membership.says.send_replace(Says {
+            definition,
+            leaving: false,
+        });
+        let place = Place {
+            store,
+            keys,
+            stream,
+            me,
+            lease: Arc::clone(&membership.lease),
+        };
+        let stopping = watch::Sender::new(false);
+        let context = MemberContext {
+            consumer: shared.name.clone(),
+            bus: shared.bus.clone(),
+            stopping: stopping.subscribe(),
+        };
+        Ok(Self {
+            runs: Runs::new(
+                Arc::clone(&shared),
+                place.clone(),
+                Arc::new(context),
+                control.clone(),
+            ),
+            shared,
+            place: Arc::new(place),
+            membership,
+            control,
+            stopping,
+            definition: None,
+            filters: Arc::default(),
+            partitions: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            reader: Reader::new(),
+            read_from: Instant::now(),
+            catching_up: false,
+            tasks: JoinSet::new(),
+            burials: BTreeSet::new(),
+            swept: BTreeSet::new(),
+            turn: 0,
+            report: StopReport::default(),
+        })
+    }
+
+    /// What tells how the member is, for as long as it is.
+    pub(in crate::consumer) fn vitals(&self) -> Weak<dyn Vitals> {
+        self.runs.vitals()
+    }
+
+    /// Works until it is told to stop, or cannot go on.
+    pub(in crate::consumer) async fn run(mut self) -> StopReport {
+        let failed = self.work().await.err();
+        if let Some(error) = &failed {
+            tracing::error!(consumer = %self.shared.name, %error, "the member ends; its consumer needs another");
+        }
+        let deadline = self.control.borrow().stop.unwrap_or(Duration::ZERO);
+        self.drain(deadline).await;
+        StopReport {
+            failed,
+            ..self.report
+        }
+    }
+}
+
+impl Member {
     /// Works until it is told to stop.
     async fn work(&mut self) -> Result<()> {
         let mut look = Instant::now();
@@ -210,8 +205,9 @@ impl Member {
                     if self.control.borrow_and_update().stop.is_some() {
                         return Ok(());
                     }
+                    self.runs.adjust();
                 }
-                ran = self.runs.next() => self.ran(ran, Instant::now())?,
+                () = self.runs.changed() => {}
                 Some(done) = self.tasks.join_next() => self.done(done, Instant::now())?,
                 changed = self.membership.view.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
@@ -223,7 +219,7 @@ impl Member {
                 }
             }
             let now = Instant::now();
-            while let Some(ran) = self.runs.try_next() {
+            for ran in self.runs.take() {
                 self.ran(ran, now)?;
             }
             while let Some(done) = self.tasks.try_join_next() {
@@ -260,13 +256,12 @@ impl Member {
         if self.is_paused() || !self.place.lease.holds(now) {
             return Ok(());
         }
-        let limit = self.control.borrow().concurrency;
         let at = self.shared.bus.inner.clock.now();
         let ids: Vec<u16> = self.partitions.keys().copied().collect();
         let first = ids.partition_point(|id| *id < self.turn);
         let mut idle = 0;
         for id in ids.iter().cycle().skip(first) {
-            if idle >= ids.len() || self.runs.alone() || self.runs.taken() >= limit {
+            if idle >= ids.len() || self.runs.free() == 0 {
                 break;
             }
             idle += 1;
@@ -277,7 +272,7 @@ impl Member {
                 continue;
             };
             // It waits until the others are done, and they for it: nothing else starts meanwhile.
-            if alone.0 && self.runs.taken() > 0 {
+            if alone.0 && !self.runs.is_empty() {
                 break;
             }
             if let Some((seq, start)) = partition.start(at, now)? {
@@ -309,6 +304,7 @@ impl Member {
     /// Whether to read on: there is somebody to read for, and room.
     fn wants_events(&self) -> bool {
         let held: usize = self.partitions.values().map(Partition::held_bytes).sum();
+        let (_, window) = self.control.borrow().window();
         let mut readers = self
             .partitions
             .values()
@@ -316,7 +312,7 @@ impl Member {
         !self.is_paused()
             && !self.claims_are_under_way()
             && Instant::now() >= self.read_from
-            && held < MAX_HELD_BYTES
+            && held < window
             && (readers.any(Partition::has_room))
     }
 

@@ -64,13 +64,11 @@ pub(super) struct Claimed {
 }
 
 /// What the partition wants to be run.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     pub(super) seq: Seq,
-    /// None if it has to be read from its side record, in so many pieces.
-    pub(super) event: Option<StoredEvent>,
+    /// In how many pieces its side record keeps it, and under which generation; none in the main flow.
     pub(super) pieces: usize,
-    /// The generation under which its side record is.
     pub(super) generation: u64,
     pub(super) failures: u32,
 }
@@ -79,7 +77,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) enum Start {
     /// Run it now. The permit is used.
-    Run(Run),
+    Run(Run, StoredEvent),
     /// It is to be run once the write that says so is stored. The permit is used.
     AfterWrite,
     /// It will not be run any more: it took its process with it too often. The permit is free.
@@ -363,12 +361,11 @@ impl Partition {
         }
         let run = Run {
             seq,
-            event: Some(held.event.clone()),
             pieces: 0,
             generation: self.layout.generation,
             failures: 0,
         };
-        Ok(Some((seq, Start::Run(run))))
+        Ok(Some((seq, Start::Run(run, held.event.clone()))))
     }
 
     /// A handler has been at work for so long that the rest must not wait for it.

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::membership::Says;
 use super::Member;
+use super::runs::Ran;
 use crate::consumer::retry::LONGEST_DELAY;
 
 /// How long after its deadline a stop still waits for an engine that does not answer.
@@ -30,7 +31,9 @@ impl Member {
         let _ = timeout_at(end, self.settle(false)).await;
         let cancelled: Vec<u16> = self.partitions.keys().copied().collect();
         for partition in cancelled {
-            self.runs.cancel(partition);
+            for run in self.runs.cancel(partition) {
+                let _ = self.ran((run, Ran::Cancelled), Instant::now());
+            }
         }
         let end = end.min(Instant::now()) + LAST_WORDS;
         if timeout_at(end, self.settle(true)).await.is_err() {
@@ -79,10 +82,15 @@ impl Member {
             let due = self.next_due();
             let handled = tokio::select! {
                 biased;
-                ran = self.runs.next() => self.ran(ran, Instant::now()),
+                () = self.runs.changed() => Ok(()),
                 Some(done) = self.tasks.join_next() => self.done(done, Instant::now()),
                 () = super::sleep_until(due) => Ok(()),
             };
+            let now = Instant::now();
+            let mut handled = handled;
+            for ran in self.runs.take() {
+                handled = handled.and(self.ran(ran, now));
+            }
             if let Err(error) = handled {
                 tracing::warn!(consumer = %self.shared.name, %error, "a part of the stop failed");
                 return;

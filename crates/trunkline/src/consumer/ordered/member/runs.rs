@@ -1,21 +1,22 @@
-//! The handlers that run, and the permits that they hold.
+//! The handlers that run for partitions, and the permits that they hold.
 
 use std::collections::VecDeque;
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::watch;
 use tokio::time::Instant;
+use trunkline_core::Name;
 use trunkline_core::engine::{Rev, Seq, StoredEvent};
 
 use super::super::body;
 use super::super::claim::Place;
 use super::super::partition::{Run, Start};
-use crate::consumer::pool::guarded;
-use crate::consumer::{Shared, turn};
-use crate::failure::Failure;
+use super::PAUSE;
+use crate::consumer::pool::{Appetite, Ended, Job, Pool, Vitals};
+use crate::consumer::{Control, Shared, turn};
+use crate::failure::{Disposition, Failure};
 use crate::handler::MemberContext;
 
 /// How long a handler runs before what is behind it goes on without it.
@@ -33,117 +34,211 @@ pub(super) struct RunId {
 #[derive(Debug)]
 pub(super) enum Ran {
     Ok,
-    Failed(StoredEvent, Failure),
-    /// Its event could not be read from the side record.
-    Unread(trunkline_core::Error),
-    /// It was cancelled, or the lease had passed before it began.
+    /// With its event, if that could be read.
+    Failed(Option<StoredEvent>, Failure),
     Cancelled,
 }
 
-pub(super) struct Runs {
+/// What the runs of a member have in common.
+struct Hands {
     shared: Arc<Shared>,
     place: Place,
     context: Arc<MemberContext>,
-    tasks: JoinSet<(RunId, Ran)>,
-    running: FxHashMap<Id, RunId>,
-    handles: FxHashMap<RunId, AbortHandle>,
-    /// Permits of runs that wait for the write that says that they run.
+}
+
+struct Turn {
+    id: RunId,
+    run: Run,
+    /// The event, once it is there: at once for one of the main flow, from its record for another.
+    event: Arc<OnceLock<StoredEvent>>,
+    alone: bool,
+}
+
+impl Job for Turn {
+    type Hands = Hands;
+    type Input = (Run, Arc<OnceLock<StoredEvent>>);
+
+    fn input(&self) -> Self::Input {
+        (self.run, Arc::clone(&self.event))
+    }
+
+    async fn run((run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
+        let place = &hands.place;
+        let event = match known.get() {
+            Some(event) => event,
+            None => {
+                let (store, keys) = (&place.store, &place.keys);
+                let (generation, seq) = (run.generation, run.seq);
+                let loaded = body::load(
+                    &*store.engine,
+                    &store.bucket,
+                    keys,
+                    generation,
+                    seq,
+                    run.pieces,
+                )
+                .await;
+                let unread =
+                    |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
+                let loaded = loaded.map_err(unread)?;
+                known.get_or_init(|| loaded)
+            }
+        };
+        if !place.lease.holds(Instant::now()) {
+            let late = "the lease had passed before the handler began";
+            return Err(Failure::new(
+                Disposition::Snooze(Duration::ZERO),
+                "failed",
+                late,
+            ));
+        }
+        let (stream, attempt) = (place.stream.clone(), run.failures + 1);
+        turn::run(
+            &hands.shared,
+            stream,
+            event.clone(),
+            attempt,
+            &hands.context,
+        )
+        .await
+    }
+
+    fn is_trouble(failure: &Failure, hands: &Hands) -> bool {
+        hands.shared.policy.is_trouble(failure)
+    }
+
+    fn bytes(&self) -> usize {
+        self.event.get().map_or(0, |event| event.body.rough_bytes())
+    }
+
+    fn runs_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn place(&self, hands: &Hands) -> (Name, Seq) {
+        (hands.place.stream.clone(), self.id.seq)
+    }
+}
+
+pub(super) struct Runs {
+    pool: Pool<Turn>,
+    control: watch::Receiver<Control>,
+    running: FxHashSet<RunId>,
+    /// Permits of runs that wait for the write that says that they run, and whether they run alone.
     announced: FxHashMap<RunId, bool>,
-    /// The run that has the member for itself.
-    alone: Option<RunId>,
     /// When each run becomes a long one, in the order of their starts.
     long: VecDeque<(Instant, RunId)>,
 }
 
 impl Runs {
-    pub(super) fn new(shared: Arc<Shared>, place: Place, context: Arc<MemberContext>) -> Self {
-        Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        place: Place,
+        context: Arc<MemberContext>,
+        control: watch::Receiver<Control>,
+    ) -> Self {
+        let (name, policy) = (shared.name.clone(), shared.policy.clone());
+        let hands = Hands {
             shared,
             place,
             context,
-            tasks: JoinSet::new(),
-            running: FxHashMap::default(),
-            handles: FxHashMap::default(),
+        };
+        Self {
+            pool: Pool::new(hands, name, &policy, control.clone()),
+            control,
+            running: FxHashSet::default(),
             announced: FxHashMap::default(),
-            alone: None,
             long: VecDeque::new(),
         }
     }
 
-    /// Permits in use.
-    pub(super) fn taken(&self) -> usize {
-        self.handles.len() + self.announced.len()
+    pub(super) fn vitals(&self) -> Weak<dyn Vitals> {
+        self.pool.vitals()
     }
 
-    /// Whether a run has the member for itself.
-    pub(super) fn alone(&self) -> bool {
-        self.alone.is_some()
+    /// Permits in use.
+    fn taken(&self) -> usize {
+        self.running.len() + self.announced.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.taken() == 0
     }
 
+    /// How many permits there are to be had.
+    pub(super) fn free(&self) -> usize {
+        let limit = self.control.borrow().concurrency;
+        let free = limit.saturating_sub(self.taken());
+        match self.pool.appetite() {
+            _ if self.announced.values().any(|alone| *alone) => 0,
+            Appetite::Any => free,
+            Appetite::One => usize::from(self.is_empty()),
+            Appetite::None => 0,
+        }
+    }
+
     /// Whether anything of a partition runs, or has been cancelled and has not ended yet.
     pub(super) fn has_any_of(&self, partition: u16) -> bool {
-        self.handles.keys().any(|run| run.partition == partition)
+        self.running.iter().any(|run| run.partition == partition)
     }
 
     /// Takes a permit for what a partition started.
     pub(super) fn begin(&mut self, id: RunId, start: Start, alone: bool, now: Instant) {
         match start {
-            Start::Run(run) => self.run(id, run, now),
+            Start::Run(run, event) => self.push(id, run, Some(event), alone, now),
             Start::AfterWrite => {
                 self.announced.insert(id, alone);
             }
-            Start::GivenUp => return,
-        }
-        if alone {
-            self.alone = Some(id);
+            Start::GivenUp => {}
         }
     }
 
     /// Runs what was announced; its permit it has.
     pub(super) fn run(&mut self, id: RunId, run: Run, now: Instant) {
-        self.announced.remove(&id);
-        let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
-        let context = Arc::clone(&self.context);
-        let handle = self
-            .tasks
-            .spawn(async move { (id, handle(&shared, &place, &context, run).await) });
-        self.running.insert(handle.id(), id);
-        self.handles.insert(id, handle);
+        let alone = self.announced.remove(&id).unwrap_or(false);
+        self.push(id, run, None, alone, now);
+    }
+
+    fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
+        let turn = Turn {
+            id,
+            run,
+            event: Arc::new(event.map_or_else(OnceLock::new, OnceLock::from)),
+            alone,
+        };
+        self.running.insert(id);
         self.long.push_back((now + LONG, id));
+        self.pool.push(std::iter::once(turn));
+    }
+
+    /// Lets as many run as may by now.
+    pub(super) fn adjust(&mut self) {
+        self.pool.start();
     }
 
     /// What was announced and will not run gives its permit back.
     pub(super) fn forget(&mut self, partition: u16) {
         self.announced.retain(|id, _| id.partition != partition);
-        if self
-            .alone
-            .is_some_and(|id| id.partition == partition && !self.handles.contains_key(&id))
-        {
-            self.alone = None;
-        }
     }
 
-    /// Cancels what runs of a partition, at its next await.
-    pub(super) fn cancel(&mut self, partition: u16) {
-        for (id, handle) in &self.handles {
-            if id.partition == partition {
-                handle.abort();
-            }
-        }
+    /// Cancels what runs of a partition, at its next await; what had not begun is answered.
+    pub(super) fn cancel(&mut self, partition: u16) -> Vec<RunId> {
         self.forget(partition);
+        let waiting = self.pool.cancel(|turn| turn.id.partition == partition);
+        let waiting: Vec<RunId> = waiting.into_iter().map(|turn| turn.id).collect();
+        for id in &waiting {
+            self.running.remove(id);
+        }
+        waiting
     }
 
     /// The runs that have become long ones by now.
     pub(super) fn outlasting(&mut self, now: Instant) -> Vec<RunId> {
         let mut long = Vec::new();
         while let Some((due, id)) = self.long.front()
-            && (*due <= now || !self.handles.contains_key(id))
+            && (*due <= now || !self.running.contains(id))
         {
-            if self.handles.contains_key(id) {
+            if self.running.contains(id) {
                 long.push(*id);
             }
             self.long.pop_front();
@@ -155,70 +250,28 @@ impl Runs {
         self.long.front().map(|(due, _)| *due)
     }
 
-    /// Waits for the next run to end; for ever if there is none.
+    /// Waits until a run has ended.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> (RunId, Ran) {
-        loop {
-            match self.tasks.join_next_with_id().await {
-                Some(ended) => {
-                    if let Some(ended) = self.ended(ended) {
-                        return ended;
-                    }
-                }
-                None => return std::future::pending().await,
-            }
-        }
+    pub(super) async fn changed(&mut self) {
+        self.pool.changed().await;
     }
 
-    pub(super) fn try_next(&mut self) -> Option<(RunId, Ran)> {
-        let ended = self.tasks.try_join_next_with_id()?;
-        self.ended(ended)
-    }
-
-    fn ended(&mut self, ended: Result<(Id, (RunId, Ran)), JoinError>) -> Option<(RunId, Ran)> {
-        let (task, ran) = match ended {
-            Ok((task, (_, ran))) => (task, ran),
-            Err(error) => (error.id(), Ran::Cancelled),
-        };
-        let id = self.running.remove(&task)?;
-        self.handles.remove(&id);
-        if self.alone == Some(id) {
-            self.alone = None;
+    /// The runs that have ended.
+    pub(super) fn take(&mut self) -> Vec<(RunId, Ran)> {
+        let finished = self.pool.take_finished();
+        let mut ran = Vec::with_capacity(finished.len());
+        for (turn, ended) in finished {
+            self.running.remove(&turn.id);
+            let event = turn.event.get().cloned();
+            let came_to = match ended {
+                Ended::Well => Ran::Ok,
+                Ended::Failed(failure) => Ran::Failed(event, failure),
+                Ended::Cancelled => Ran::Cancelled,
+            };
+            ran.push((turn.id, came_to));
         }
-        Some((id, ran))
-    }
-}
-
-async fn handle(shared: &Shared, place: &Place, context: &Arc<MemberContext>, mut run: Run) -> Ran {
-    let event = match run.event.take() {
-        Some(event) => event,
-        None => {
-            let (store, keys) = (&place.store, &place.keys);
-            match body::load(
-                &*store.engine,
-                &store.bucket,
-                keys,
-                run.generation,
-                run.seq,
-                run.pieces,
-            )
-            .await
-            {
-                Ok(event) => event,
-                Err(error) => return Ran::Unread(error),
-            }
-        }
-    };
-    if !place.lease.holds(Instant::now()) {
-        return Ran::Cancelled;
-    }
-    let stream = place.stream.clone();
-    let attempt = run.failures + 1;
-    let running = pin!(turn::run(shared, stream, event.clone(), attempt, context));
-    match guarded(running).await {
-        Ok(()) => Ran::Ok,
-        Err(failure) => Ran::Failed(event, failure),
+        ran
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use trunkline_core::engine::{Page, Rev, Seq, Token};
+use trunkline_core::engine::{Page, Rev, Seq, StoredEvent, Token};
 use trunkline_core::{Error, ErrorKind, Result};
 
 use super::super::body;
@@ -16,12 +16,10 @@ use super::super::record::{Layout, Side, SideState};
 use super::runs::{Ran, RunId};
 use super::{Member, PAUSE};
 use crate::consumer::dead_letter;
-use crate::consumer::retry::LONGEST_DELAY;
+use crate::consumer::policy::{Counters, SNOOZED, Verdict};
 use crate::consumer::turn::Turn;
-use crate::failure::{Disposition, Failure, disposition};
+use crate::failure::{Disposition, Failure};
 
-/// How long an event waits that no member knows, once the policy has no more delays.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(30);
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_BURIAL_PAUSE: Duration = Duration::from_secs(30);
 
@@ -42,23 +40,13 @@ impl Member {
         let ended = match ran {
             Ran::Ok => Ended::Done,
             Ran::Cancelled => Ended::Cancelled,
-            Ran::Unread(error) => {
-                tracing::error!(
-                    consumer = %self.shared.name, stream = %self.place.stream, seq = run.seq, %error,
-                    again_in = ?PAUSE, "an event that waits beside the stream cannot be read"
-                );
-                Ended::Again {
-                    delay: PAUSE,
-                    counts: false,
-                    fault: self.fault("unreadable", error.to_string()),
-                }
-            }
             Ran::Failed(event, failure) => {
-                let failures = self
-                    .mine(run)
-                    .and_then(|partition| partition.side(run.seq))
-                    .map_or(0, |side| side.failures);
-                self.judge(&event, failures, &failure)
+                let side = self.mine(run).and_then(|partition| partition.side(run.seq));
+                let counters = side.map_or_else(Counters::default, |side| Counters {
+                    failures: side.failures,
+                    starts: side.starts,
+                });
+                self.judge(run.seq, event.as_ref(), counters, &failure)
             }
         };
         if *self.stopping.borrow() {
@@ -73,44 +61,38 @@ impl Member {
         Ok(())
     }
 
-    fn fault(&self, reason: &str, error: String) -> Fault {
-        Fault {
-            at: self.shared.bus.inner.clock.now(),
-            reason: reason.into(),
-            error,
-        }
-    }
-
-    /// What becomes of an event whose handler failed, after so many failures before.
+    /// What becomes of an event whose handler failed.
     fn judge(
         &self,
-        event: &trunkline_core::engine::StoredEvent,
-        failures: u32,
+        seq: Seq,
+        event: Option<&StoredEvent>,
+        counters: Counters,
         failure: &Failure,
     ) -> Ended {
-        let disposition = disposition(failure, &self.shared.rules);
-        let failed = failures + 1;
-        let retry = &self.shared.retry;
-        let (delay, counts) = match disposition {
-            Disposition::Transient if failure.is_for_others() => {
-                let delay = retry.delay(failed, rand::random());
-                let waits = failure.reason() == "unsupported_type";
-                (delay.or(waits.then_some(WAIT_FOR_OTHERS)), true)
-            }
-            Disposition::Snooze(delay) | Disposition::Throttled(delay) => (Some(delay), false),
-            Disposition::Permanent => (None, true),
-            Disposition::Transient => (retry.delay(failed, rand::random()), true),
-        };
-        let delay = delay.map(|delay| delay.min(LONGEST_DELAY));
-        let fault = self.fault(failure.reason(), failure.chain());
-        if !matches!(disposition, Disposition::Snooze(_)) {
+        let at = self.shared.bus.inner.clock.now();
+        let policy = &self.shared.policy;
+        let (delay, counts, reason, error) =
+            match policy.judge(Some(failure), counters, at, rand::random()) {
+                Verdict::Again {
+                    delay,
+                    counts,
+                    reason,
+                    error,
+                } => (Some(delay), counts, reason, error),
+                Verdict::Dead { reason, error } => (None, true, reason, error),
+            };
+        if reason != SNOOZED {
             let (event_id, event_type) = self.id_and_type(event);
             tracing::warn!(
-                consumer = %self.shared.name, stream = %self.place.stream, seq = event.seq, event_id, event_type,
-                attempt = failed, reason = failure.reason(), error = fault.error, again_in = ?delay,
-                "handling failed"
+                consumer = %self.shared.name, stream = %self.place.stream, seq, event_id, event_type,
+                attempt = counters.failures + 1, reason, error, again_in = ?delay, "handling failed"
             );
         }
+        let fault = Fault {
+            at,
+            reason: reason.into(),
+            error,
+        };
         match delay {
             Some(delay) => Ended::Again {
                 delay,
@@ -122,10 +104,11 @@ impl Member {
     }
 
     /// For the log.
-    fn id_and_type(&self, event: &trunkline_core::engine::StoredEvent) -> (String, String) {
-        let event = self.shared.bus.envelope(&self.place.stream, event);
-        let none = |_| ("(no CloudEvent)".to_owned(), "(no CloudEvent)".to_owned());
-        event.map_or_else(none, |event| {
+    fn id_and_type(&self, event: Option<&StoredEvent>) -> (String, String) {
+        let known =
+            event.and_then(|event| self.shared.bus.envelope(&self.place.stream, event).ok());
+        let none = || ("(no CloudEvent)".to_owned(), "(no CloudEvent)".to_owned());
+        known.map_or_else(none, |event| {
             (event.id().to_string(), event.event_type().to_owned())
         })
     }
@@ -273,7 +256,7 @@ impl Member {
 }
 
 /// What a dead letter tells, from what its side record kept.
-fn story(event: trunkline_core::engine::StoredEvent, side: &Side) -> (Turn, Failure) {
+fn story(event: StoredEvent, side: &Side) -> (Turn, Failure) {
     let time = |at: &Option<SmolStr>| at.as_ref().and_then(|at| at.parse().ok());
     let reason = side.reason.as_deref().unwrap_or_default();
     let failure = Failure::new(

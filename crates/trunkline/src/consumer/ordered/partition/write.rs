@@ -174,7 +174,6 @@ impl Partition {
                     if let Some(beside) = self.sides.get(&seq) {
                         next.push(Next::Run(Run {
                             seq,
-                            event: None,
                             pieces: beside.side.pieces,
                             generation: self.layout.generation,
                             failures: beside.side.failures,
