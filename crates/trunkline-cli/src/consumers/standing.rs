@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use trunkline::core::{Clock, SystemClock};
 use trunkline::explain::ConsumerTerms;
-use trunkline::{Bus, ConsumerStatus, Error, ErrorKind, MemberStatus, Name, Result, Timestamp};
+use trunkline::{
+    Bus, ConsumerStatus, Error, ErrorKind, Filter, MemberStatus, Name, Result, Timestamp,
+};
 
 /// How long a member is silent before it is taken for dead; its heartbeat comes every 0.5 s.
 const SILENT: Duration = Duration::from_secs(3);
@@ -44,6 +46,8 @@ impl State {
 pub(super) struct Standing {
     pub(super) terms: ConsumerTerms,
     pub(super) status: ConsumerStatus,
+    /// What it handles as commands are told it: without the root.
+    pub(super) asked: Vec<String>,
     /// The members that are heard of.
     alive: BTreeSet<String>,
     now: Timestamp,
@@ -101,7 +105,16 @@ async fn standing(
     // With two looks whoever was heard of in between lives; with one, whoever is there at all.
     let lives =
         |member: &MemberStatus| !moved || !before.contains(&(member.id.clone(), member.heard_of));
-    let terms = bus.explain().await?.consumers;
+    let explanation = bus.explain().await?;
+    let (roots, terms) = (explanation.roots, explanation.consumers);
+    let without_root = |filter: &Filter| {
+        let text = filter.as_str();
+        let below = roots
+            .events
+            .as_deref()
+            .and_then(|root| text.strip_prefix(root)?.strip_prefix('.'));
+        below.unwrap_or(text).to_owned()
+    };
     let now = SystemClock.now();
     let mut all = Vec::with_capacity(last.len());
     for status in last {
@@ -114,6 +127,7 @@ async fn standing(
         let alive = status.members.iter().filter(|member| lives(member));
         all.push(Standing {
             terms: terms.clone(),
+            asked: status.filters.iter().map(without_root).collect(),
             alive: alive.map(|member| member.id.clone()).collect(),
             status,
             now,

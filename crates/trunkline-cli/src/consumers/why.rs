@@ -1,5 +1,7 @@
 //! `why`: what holds a consumer up, in plain words, and what to do about it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use trunkline::{Bus, ConsumerStatus, Name, Result};
 
@@ -9,6 +11,10 @@ use crate::exit::Exit;
 use crate::figures::{duration, grouped};
 use crate::plain::without_controls;
 use crate::table::wrapped;
+
+/// How long it takes at most until what was handled is told of: members write how far they are every
+/// 5 s where nothing else is to be written.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// One thing that is to be said.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -46,13 +52,8 @@ pub(super) async fn why(bus: &Bus, name: &Name, console: &mut Console) -> Result
         if index > 0 {
             console.out.text("\n")?;
         }
-        let said: Vec<&str> = reasons.iter().map(|reason| reason.says.as_str()).collect();
-        let text = format!(
-            "{} on {}: {}.",
-            one.status.name,
-            one.status.stream,
-            said.join(". ")
-        );
+        let said = sentences(reasons.iter().map(|reason| reason.says.as_str()));
+        let text = format!("{} on {}: {said}", one.status.name, one.status.stream);
         for line in wrapped(&text, console.look.width) {
             console.out.line(without_controls(&line).as_bytes())?;
         }
@@ -100,8 +101,14 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
         };
         // Without anything to do nobody is missed.
         let holds_up = one.lag() > 0;
+        let filters: Vec<String> = one
+            .asked
+            .iter()
+            .map(|filter| format!("--filter {}", quoted(filter)))
+            .collect();
         let start = format!(
-            "trunkline worker --consumer {name} --filter '>' --exec COMMAND   # or start the program that has it"
+            "trunkline worker --consumer {name} {} --exec COMMAND   # or start the program that has it",
+            filters.join(" ")
         );
         say("no_members", holds_up, says, vec![start]);
     } else if let Some(alive) = one.members() {
@@ -154,6 +161,8 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             ),
             Vec::new(),
         );
+    } else if !status.paused.is_empty() || one.members() == Some(0) {
+        // That was said, and is enough.
     } else if status.ordered && status.pending_at_most == 0 && status.running == 0 {
         say(
             "waiting",
@@ -165,26 +174,33 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             ),
             vec![format!("trunkline consumers show {name}")],
         );
-    } else if status.paused.is_empty() && one.members() != Some(0) {
+    } else if floor > 0 || one.behind() < SETTLED_WITHIN {
+        // Without counts of its own only the floor tells that it gets on, and that is written late.
+        say(
+            "progressing",
+            false,
+            format!("{} are before it, and nothing looks wrong", bound(one)),
+            Vec::new(),
+        );
+    } else {
         let running = match status.running {
             0 => String::new(),
             running => format!(", {} of them running", grouped(running)),
         };
-        let says = format!(
-            "{} are before it{running}, and none was finished in {}: handlers are slow or hang, or its members \
-             stopped reading because too many fail, which only their log tells",
-            bound(one),
-            duration(BETWEEN_LOOKS)
+        say(
+            "no_progress",
+            true,
+            format!(
+                "{} are before it{running}, the first stored {} ago, and none was finished in {}: handlers are slow \
+                 or hang, or its members stopped reading because too many fail, which only their log tells",
+                bound(one),
+                duration(one.behind()),
+                duration(BETWEEN_LOOKS)
+            ),
+            vec![format!(
+                "trunkline consumers show {name}   # then the members' log"
+            )],
         );
-        // Without counts of its own, only the floor tells that a shared one gets on.
-        let stuck = status.ordered || floor == 0;
-        if stuck {
-            let look = format!("trunkline consumers show {name}   # then the members' log");
-            say("no_progress", true, says, vec![look]);
-        } else {
-            let says = format!("it gets on: {} before it", bound(one));
-            say("progressing", false, says, Vec::new());
-        }
     }
     if status.expired_at_most > 0 {
         say(
@@ -205,6 +221,24 @@ fn bound(one: &Standing) -> String {
     format!("{} events{at_most}", grouped(one.lag()))
 }
 
+/// One after another, each but the first with a capital letter.
+fn sentences<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::new();
+    for (index, one) in all.enumerate() {
+        let mut characters = one.chars();
+        match characters.next() {
+            Some(first) if index > 0 => {
+                text.push(' ');
+                text.extend(first.to_uppercase());
+            }
+            first => text.extend(first),
+        }
+        text.push_str(characters.as_str());
+        text.push('.');
+    }
+    text
+}
+
 /// As a shell takes it for one word.
 fn quoted(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:@".contains(character);
@@ -217,6 +251,15 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_are_sentences() {
+        let all = ["it is paused: by hand", "no member lives"];
+        assert_eq!(
+            sentences(all.into_iter()),
+            "it is paused: by hand. No member lives."
+        );
+    }
 
     #[test]
     fn a_remedy_can_be_pasted() {

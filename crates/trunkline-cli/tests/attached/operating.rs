@@ -60,7 +60,7 @@ fn a_consumer_is_paused_and_resumed_for_each_reason() {
     );
     let why = up.run(&["consumers", "why", "work"]).with(1).stdout;
     assert!(
-        why.contains("it is paused: deploy. it is paused: by hand"),
+        why.contains("it is paused: deploy. It is paused: by hand"),
         "{why}"
     );
     assert!(
@@ -123,7 +123,13 @@ fn members_lag_and_what_holds_it_up_are_told() {
         .run(&["consumers", "why", "work", "--json"])
         .with(1)
         .json();
-    assert_eq!(why[0]["reasons"][0]["reason"], "no_members");
+    let reason = &why[0]["reasons"][0];
+    assert_eq!(reason["reason"], "no_members");
+    let remedy = reason["remedies"][0].as_str().unwrap();
+    assert!(
+        remedy.starts_with("trunkline worker --consumer work --filter 'order.>' "),
+        "{remedy}"
+    );
     let listed = up.run(&["consumers", "list"]).with(0).stdout;
     assert!(
         listed.lines().nth(1).unwrap().contains("no members"),

@@ -296,3 +296,54 @@ fn a_command_that_cannot_be_run_is_refused_at_once() {
         .with(2)
         .says(&["--filter"]);
 }
+
+#[test]
+fn a_second_signal_is_the_deadline() {
+    let up = Up::start(&[]);
+    up.publish(&["order.placed", "1", "--key", "a"]);
+    let worker = worker(&up, &[], "echo began; sleep 600");
+    worker.out.until("began");
+    worker.signal("TERM");
+    worker
+        .err
+        .until("stopping: 1 commands run and have 25 s to end");
+    worker.signal("TERM");
+    worker
+        .ended()
+        .with(1)
+        .says(&["0 done, 0 failed runs, 1 cut short"]);
+}
+
+#[test]
+fn a_command_that_went_away_is_no_fault_of_its_event() {
+    let up = Up::start(&[]);
+    up.publish(&["order.placed", "1", "--key", "a"]);
+    let folder = Folder::new("gone");
+    let file = folder.0.join("handle");
+    fs::write(&file, "#!/no/such/interpreter\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&file, mode).unwrap();
+    let usual = [
+        "worker",
+        "--consumer",
+        "work",
+        "--filter",
+        "order.>",
+        "--attempts",
+        "1",
+    ];
+    let exec = ["--exec", file.to_str().unwrap()];
+    let worker = Running::start(up.command(&[&usual[..], &exec].concat()));
+    let told = worker.err.until("could not be started");
+    assert!(told.contains("again_in=Some(10s)"), "{told}");
+    worker.signal("TERM");
+    worker.ended().with(0).says(&["0 done, 1 failed runs"]);
+    let shown = up
+        .run(&["consumers", "show", "work", "--json"])
+        .with(0)
+        .json();
+    assert_eq!(
+        (&shown[0]["dead"], &shown[0]["waiting"]),
+        (&0.into(), &1.into())
+    );
+}
