@@ -69,38 +69,20 @@ impl Job for Turn {
             None => {
                 let (store, keys) = (&place.store, &place.keys);
                 let (generation, seq) = (run.generation, run.seq);
-                let loaded = body::load(
-                    &*store.engine,
-                    &store.bucket,
-                    keys,
-                    generation,
-                    seq,
-                    run.pieces,
-                )
-                .await;
-                let unread =
-                    |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
+                let loaded =
+                    body::load(&*store.engine, &store.bucket, keys, generation, seq, run.pieces)
+                        .await;
+                let unread = |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
                 let loaded = loaded.map_err(unread)?;
                 known.get_or_init(|| loaded)
             }
         };
         if !place.lease.holds(Instant::now()) {
             let late = "the lease had passed before the handler began";
-            return Err(Failure::new(
-                Disposition::Snooze(Duration::ZERO),
-                "failed",
-                late,
-            ));
+            return Err(Failure::new(Disposition::Snooze(Duration::ZERO), "failed", late));
         }
         let (stream, attempt) = (place.stream.clone(), run.failures + 1);
-        turn::run(
-            &hands.shared,
-            stream,
-            event.clone(),
-            attempt,
-            &hands.context,
-        )
-        .await
+        turn::run(&hands.shared, stream, event.clone(), attempt, &hands.context).await
     }
 
     fn is_trouble(failure: &Failure, hands: &Hands) -> bool {
@@ -199,7 +181,14 @@ impl Runs {
         self.push(id, run, None, alone, now);
     }
 
-    fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
+    fn push(
+        &mut self,
+        id: RunId,
+        run: Run,
+        event: Option<StoredEvent>,
+        alone: bool,
+        now: Instant,
+    ) {
         let turn = Turn {
             id,
             run,

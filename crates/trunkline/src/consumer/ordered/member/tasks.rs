@@ -105,8 +105,7 @@ impl Member {
 
     /// For the log.
     fn id_and_type(&self, event: Option<&StoredEvent>) -> (String, String) {
-        let known =
-            event.and_then(|event| self.shared.bus.envelope(&self.place.stream, event).ok());
+        let known = event.and_then(|event| self.shared.bus.envelope(&self.place.stream, event).ok());
         let none = || ("(no CloudEvent)".to_owned(), "(no CloudEvent)".to_owned());
         known.map_or_else(none, |event| {
             (event.id().to_string(), event.event_type().to_owned())
