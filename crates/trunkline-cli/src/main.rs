@@ -33,6 +33,7 @@ mod tail;
 mod wire_line;
 
 mod consumers;
+mod dlq;
 mod doctor;
 mod explain;
 mod streams;
@@ -104,6 +105,9 @@ enum Command {
     // Groups of processes and signals are what it is made of.
     #[cfg(unix)]
     Worker(worker::Worker),
+    /// Dead letters: what consumers gave up, to be looked at, run again or given up for good.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     /// The streams themselves: what there is, what the configuration would change, and changing it.
     #[command(subcommand)]
     Topology(topology::Topology),
@@ -191,6 +195,7 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
     match command {
         Command::Streams(streams) => streams::run(bus, &streams, console).await,
         Command::Consumers(consumers) => consumers::run(bus, &consumers, console).await,
+        Command::Dlq(dlq) => dlq::run(bus, &dlq, console).await,
         Command::Explain(explain) => explain::run(bus, &explain, console).await,
         Command::Up(_)
         | Command::Topology(_)

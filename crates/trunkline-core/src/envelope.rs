@@ -231,6 +231,13 @@ impl Envelope {
         size_of::<Self>() + data + rare + texts
     }
 
+    /// Sets `id`. A root event still correlates with itself.
+    #[must_use]
+    pub fn with_id(mut self, id: EventId) -> Self {
+        self.id = id;
+        self
+    }
+
     /// Sets `time`.
     #[must_use]
     pub fn with_time(mut self, time: Timestamp) -> Self {

@@ -277,6 +277,9 @@ codes! {
     InUse = "TL-0310", "in use", retryable: true,
         "Another process or instance holds what this call needs for itself.",
         "Stop the holder, or choose another name or port; the message says which is taken.";
+    NoSuchDeadLetter = "TL-0311", "no such dead letter", retryable: false,
+        "There is no dead letter of that name, or its entry has left the dead-letter stream and the event with it.",
+        "List those that there are: `trunkline dlq list`. One that was replayed or discarded is kept for 30 days, with `--state`.";
     Conflict = "TL-0401", "expectation not met", retryable: false,
         "The subject's last event, or a key's revision, is not the one that the caller expected.",
         "Read the present state and decide anew.";
@@ -292,6 +295,9 @@ codes! {
     DrainIncomplete = "TL-0503", "drain passed its deadline", retryable: true,
         "Handlers were still running when the shutdown deadline passed. What they had not settled is delivered again.",
         "Raise the deadline, or make the handlers shorter or cancellable.";
+    RunOver = "TL-0504", "the handler's run is over", retryable: false,
+        "An output was published through the context of a handler that had returned already. It was not sent.",
+        "Await in the handler what publishes, or publish through the bus (`cx.bus()`) what follows later.";
     UnsupportedMediaType = "TL-0601", "unsupported media type", retryable: false,
         "The door does not read this content type.",
         "Send `application/cloudevents+json`, `application/cloudevents-batch+json`, `application/x-ndjson`, or `application/json` with `ce-` headers or `?type=`.";

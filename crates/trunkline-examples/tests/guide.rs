@@ -158,7 +158,7 @@ fn part_of(file: &str, part: &str) -> String {
 }
 
 /// What is run below.
-const RUN: [&str; 13] = [
+const RUN: [&str; 15] = [
     "guide/bill.py",
     "guide/configured.toml",
     "guide/http_door.sh",
@@ -167,8 +167,10 @@ const RUN: [&str; 13] = [
     "guide/workers.sh",
     "src/bin/axum_server.rs",
     "src/bin/configured.rs",
+    "src/bin/dead_letters.rs",
     "src/bin/failures.rs",
     "src/bin/first_event.rs",
+    "src/bin/outputs.rs",
     "src/bin/own_layers.rs",
     "src/bin/receivers.rs",
     "src/bin/topology.rs",
@@ -186,6 +188,20 @@ fn failures_are_retried_and_dead_lettered() {
 }
 
 #[test]
+fn dead_letters_are_followed_listed_and_dealt_with() {
+    let lines = output(env!("CARGO_BIN_EXE_dead_letters"));
+    let expected = [
+        r#"billing gave up order.placed after 1 failures: the bank refused the card "stolen""#,
+        r#"billing gave up order.placed after 1 failures: the bank refused the card "test""#,
+        r#"billing/EVENTS/2: the bank refused the card "stolen" (dead)"#,
+        r#"billing/EVENTS/3: the bank refused the card "test" (dead)"#,
+        "asked for, 1 time(s)",
+        "billing/EVENTS/3 is discarded",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
 fn receivers_and_replay_give_every_event() {
     let lines = output(env!("CARGO_BIN_EXE_receivers"));
     let expected = [
@@ -196,6 +212,17 @@ fn receivers_and_replay_give_every_event() {
         "number 2 was o-2",
         "number 3 was o-3",
         "somebody looks at o-2",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn outputs_follow_success_and_duplicates_run_once() {
+    let lines = output(env!("CARGO_BIN_EXE_outputs"));
+    let expected = [
+        "o-1: invoice made, once",
+        "invoice of o-1 because of order o-1-placed",
+        "1 duplicate acknowledged unseen",
     ];
     assert_eq!(lines, expected);
 }

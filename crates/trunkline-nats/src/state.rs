@@ -1,7 +1,7 @@
 //! Small keys: one KV bucket of NATS each.
 //!
 //! A bucket is the stream `KV_<bucket>` with one message a key, as every client of NATS knows it. A
-//! commit is an atomic batch on it: the first message carries the commit's id, which the server knows
+//! commit of one change is one message, any other an atomic batch: the first message carries the commit's id, which the server knows
 //! again before it looks at any fence; each message carries one expectation at most, so that fences
 //! beyond that travel on messages of their own, to a key that nobody reads.
 
@@ -139,18 +139,25 @@ impl Kv {
 
     /// Makes sure that a bucket is there, once.
     async fn bucket(&self, bucket: &Bucket) -> Result<()> {
+        if !self.has_bucket(bucket).await? {
+            self.make_bucket(bucket, &stream_of(bucket)).await?;
+            self.known.lock().insert(bucket.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether a bucket is there.
+    async fn has_bucket(&self, bucket: &Bucket) -> Result<bool> {
         self.wire.check_open()?;
         if self.known.lock().contains(bucket) {
-            return Ok(());
+            return Ok(true);
         }
-        let name = stream_of(bucket);
-        if let Some(found) = self.wire.stream_info(&name).await? {
-            check_bucket(bucket, &found.config)?;
-        } else {
-            self.make_bucket(bucket, &name).await?;
-        }
+        let Some(found) = self.wire.stream_info(&stream_of(bucket)).await? else {
+            return Ok(false);
+        };
+        check_bucket(bucket, &found.config)?;
         self.known.lock().insert(bucket.clone());
-        Ok(())
+        Ok(true)
     }
 
     async fn make_bucket(&self, bucket: &Bucket, name: &str) -> Result<()> {
@@ -200,6 +207,14 @@ impl Kv {
         at_least: Rev,
         max: Credit,
     ) -> Result<Entries> {
+        // Who only looks makes nothing, and need not be permitted to.
+        if at_least == 0 && !self.has_bucket(bucket).await? {
+            return Ok(Entries {
+                entries: Vec::new(),
+                next: None,
+                rev: 0,
+            });
+        }
         self.bucket(bucket).await?;
         let stream = stream_of(bucket);
         // The leader lists the keys, so that none is missing which was written before.

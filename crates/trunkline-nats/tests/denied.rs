@@ -227,3 +227,37 @@ async fn answers_and_the_api_at_all() {
     let mute = server("publish: { deny: [\"$JS.API.>\"] }");
     refused(&options(&mute, "guest"), KIND, &["publish to $JS.API.INFO"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_into_a_bucket_that_nobody_made() {
+    let server = server("publish: { deny: [\"$JS.API.STREAM.CREATE.>\"] }");
+    let (owner, guest) = both(&server).await;
+    let bucket = name("trunkline");
+    let credit = trunkline_core::engine::Credit::items(10);
+    let empty = soon(guest.state().scan(&bucket, None, None, 0, credit)).await;
+    assert!(empty.unwrap().entries.is_empty());
+    // And whoever only looked has made none, although they might.
+    soon(owner.state().scan(&bucket, None, None, 0, credit))
+        .await
+        .unwrap();
+    let commit = Commit {
+        id: "1".into(),
+        fences: Vec::new(),
+        ops: vec![Op::Put {
+            key: StateKey::new("a").unwrap(),
+            value: "1".into(),
+            expect: Expectation::Any,
+            ttl: None,
+        }],
+    };
+    let made = soon(guest.state().commit(&bucket, commit.clone()).completed()).await;
+    is(&made.unwrap_err(), KIND, &["STREAM.CREATE.KV_trunkline"]);
+    // Known by whoever looked before it was made.
+    soon(owner.state().commit(&bucket, commit).completed())
+        .await
+        .unwrap();
+    let found = soon(guest.state().scan(&bucket, None, None, 0, credit))
+        .await
+        .unwrap();
+    assert_eq!(found.entries.len(), 1);
+}

@@ -21,6 +21,7 @@ mod nats;
 mod remote;
 
 mod consume;
+mod dead_letters;
 mod publish;
 mod replay;
 mod seam;
@@ -321,6 +322,32 @@ contract! { ($)
         "A pause is confirmed by every live member, survives a restart, and ends with its last reason";
     c13_a_reset_and_a_deletion_are_noticed_by_members_that_run in consume, Virtual, always: "C13"
         "Members that run follow a reset, and end loudly when their consumer is deleted";
+    c11_a_duplicate_of_a_done_event_is_acknowledged_unseen in consume, Virtual, always: "C11"
+        "A duplicate of an event that was done is acknowledged unseen, whichever member gets it";
+    c11_duplicates_at_once_run_once in consume, Virtual, always: "C11"
+        "Of duplicates that come at once to several members one runs and the others wait";
+    c11_consumers_are_idempotent_each_for_itself in consume, Virtual, always: "C11"
+        "Two consumers of one event each run it, under keys of their own";
+    c11_what_failed_may_run_again in consume, Virtual, always: "C11"
+        "A run that failed or panicked does not keep its event from the next attempt";
+    c11_a_long_run_keeps_its_claim in consume, Virtual, always: "C11"
+        "A run longer than three leases keeps its duplicates waiting";
+    c11_a_crash_before_the_record_repeats_the_run in consume, Virtual, always: "C11"
+        "What a member was at when it died runs again, with the same idempotency key";
+    c11_a_key_ends_with_its_time in consume, Virtual, always: "C11"
+        "After its time to live a duplicate is an event like any other";
+    c11_one_setting_makes_every_consumer_idempotent in consume, Virtual, always: "C11"
+        "One setting makes every consumer idempotent; a time that is too short is refused at start";
+    c12_outputs_follow_success_with_their_cause in consume, Virtual, always: "C12"
+        "What a handler publishes is stored after its success, in order, with cause and correlation";
+    c12_outputs_of_a_failed_run_are_dropped in consume, Virtual, always: "C12"
+        "What a failed or panicked run published is dropped";
+    c12_a_crash_between_output_and_ack_stores_it_once in consume, Virtual, always: "C12"
+        "A crash between output and ack stores the same output once and swallows no other";
+    c12_outputs_that_are_not_stored_fail_the_run in consume, Virtual, always: "C12"
+        "A run whose outputs cannot be stored has failed, and is tried again";
+    c12_too_many_outputs_are_a_dead_letter in consume, Virtual, always: "C12"
+        "A run with more outputs than the limit is a dead letter, and none of them is stored";
 
     c14_replay_from_every_position_is_exact_and_ordered in replay, Virtual, always: "C14"
         "Replay from first, sequence, time, last n and last per subject is exact and ordered";
@@ -330,6 +357,19 @@ contract! { ($)
         "Replay leaves every durable consumer as it was";
     c14_a_trimmed_start_is_a_gap in replay, Virtual, always: "C14"
         "A trimmed start is reported as a gap, not skipped";
+
+    d1_an_entry_is_the_event_and_its_story in dead_letters, Virtual, always: "D1"
+        "A dead letter is the event byte for byte, with its headers and the story of its failures";
+    d2_they_are_listed_shown_and_discarded in dead_letters, Virtual, always: "D2"
+        "Dead letters are listed, selected, shown, and discarded with a reason that is kept";
+    d3_a_replay_runs_once_for_the_consumer_that_failed in consume, Virtual, always: "D3"
+        "A replay goes to the failing consumer alone, with attempt 1, and runs once however many ask for it";
+    d3_of_operators_who_ask_at_once_one_is_first in dead_letters, Virtual, always: "D3"
+        "A dead letter that several operators replay at once is asked for once";
+    d5_what_cannot_be_read_hides_no_other in dead_letters, Virtual, always: "D5"
+        "What is no dead letter and lies among them is listed as such, and hides none";
+    d5_what_is_stored_and_not_noted_down_is_dead in dead_letters, Virtual, always: "D5"
+        "A dead letter whose state nobody wrote is listed, replayed and discarded like any";
 
     e2_append_keeps_expectations_and_atomic_batches_whole in seam, Virtual, always: "E2"
         "Expectations of an append hold; an atomic batch is stored whole or not at all";

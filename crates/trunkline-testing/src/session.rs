@@ -11,7 +11,7 @@ use trunkline::{Delivered, Disposition, EventId, Failure, Published};
 ///
 /// Put into a bus as both layers, it expects one settlement for each stored event and consumer.
 /// A run that fails and is tried again does not settle its event; success, a permanent failure
-/// and the last attempt do.
+/// and the last attempt do. Of what a handler stages for after its success the same is expected.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -124,12 +124,13 @@ impl PublishLayer for TrackedSession {
         next: PublishNext<'a>,
     ) -> Boxed<'a, Vec<Published>> {
         Box::pin(async move {
-            // Before, because a fast consumer may be done when the publisher hears of it.
-            let durable = batch
-                .iter()
-                .filter(|outgoing| outgoing.stream().is_some())
-                .count();
-            self.expect(durable * self.consumers);
+            let stored = batch.iter().filter(|outgoing| outgoing.stream().is_some());
+            let (outputs, others): (Vec<_>, Vec<_>) =
+                stored.partition(|outgoing| outgoing.is_output());
+            let durable = outputs.len() + others.len();
+            // Before, because a fast consumer may be done when the publisher hears of it. Outputs are
+            // expected since their handler staged them.
+            self.expect(others.len() * self.consumers);
             let published = next.run(batch).await;
             let stored = published
                 .iter()
@@ -159,7 +160,11 @@ impl HandleLayer for TrackedSession {
                 session: self,
                 run: Some(run),
             };
-            let result = next.run(delivered).await;
+            let result = next.run(delivered.clone()).await;
+            if result.is_ok() {
+                // Before the run counts as settled, so that nobody takes that for the end.
+                self.expect(delivered.outputs() * self.consumers);
+            }
             if let Some(run) = &mut guard.run {
                 run.verdict = match &result {
                     Ok(()) => Verdict::Handled,

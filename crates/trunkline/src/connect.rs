@@ -21,7 +21,7 @@ use trunkline_core::{Clock, Error, ErrorKind, Name, Result, SystemClock};
 pub use nats::Nats;
 
 use crate::bus::{Bus, Catalogue};
-use crate::consumer::Consumers;
+use crate::consumer::{Consumers, Idempotency};
 use crate::event::Event;
 use crate::layer::{HandleLayer, PublishLayer};
 use crate::lifecycle::log_link;
@@ -200,6 +200,14 @@ impl Connect {
     #[cfg(feature = "config")]
     pub(crate) fn consumers(mut self, consumers: Consumers) -> Self {
         self.consumers = consumers;
+        self
+    }
+
+    /// Makes every consumer of the bus [idempotent](crate::Consumer::idempotent) that does not say
+    /// otherwise itself.
+    pub fn idempotent(mut self, ttl: Duration) -> Self {
+        let defaults = Arc::make_mut(&mut self.consumers.defaults);
+        defaults.idempotency = Some(Idempotency::For(ttl));
         self
     }
 

@@ -15,9 +15,11 @@
 
 mod dead_letter;
 mod declared;
+mod idempotent;
 mod member;
 mod operate;
 mod ordered;
+pub(crate) mod outputs;
 mod policy;
 mod pool;
 mod receiver;
@@ -28,6 +30,7 @@ mod untyped;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,12 +45,15 @@ use crate::event::{Class, Event, Stored};
 use crate::failure::Classify;
 use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, Registration};
 use crate::layer::HandleLayer;
+use idempotent::Idempotent;
 use member::{Member, Source};
 use ordered::Ordered;
 use pool::Vitals;
 
 pub use crate::failure::{Panicked, TimedOut};
 pub use declared::{Declare, Declared};
+pub use idempotent::Idempotency;
+pub(crate) use idempotent::idempotency_key;
 pub use operate::{Beside, ConsumerStatus, MemberStatus};
 pub use policy::{Breaker, Counters, Policy, Verdict};
 pub use pool::{BreakerState, Health, Stuck};
@@ -86,6 +92,7 @@ pub struct Consumer {
     policy: Policy,
     ack_wait: Duration,
     sharing: Sharing,
+    idempotency: Idempotency,
     /// Whether runs wait for somebody whom no time-out could cancel.
     is_untimed: bool,
 }
@@ -116,6 +123,7 @@ impl Consumer {
             policy: Policy::default(),
             ack_wait: Duration::ZERO,
             sharing: Sharing::ByType,
+            idempotency: Idempotency::Off,
             is_untimed: false,
         };
         consumer.change(&ConsumerSettings::built_in());
@@ -131,6 +139,7 @@ impl Consumer {
         self.window_events = said.window_events.unwrap_or(self.window_events);
         self.window_bytes = said.window_bytes.unwrap_or(self.window_bytes);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
+        self.idempotency = said.idempotency.unwrap_or(self.idempotency);
         self.policy.change(said);
     }
 
@@ -262,6 +271,25 @@ impl Consumer {
         self
     }
 
+    /// Handles an event that comes twice once: one that this consumer has done within `ttl` is
+    /// acknowledged unseen. An event is known by its source and id together. Off unless set, here, by
+    /// [`Connect::idempotent`](crate::Connect::idempotent) or by the configuration.
+    ///
+    /// Every event leaves a key in the bus's state for that long, and costs two small writes. It must be
+    /// no shorter than all attempts of an event may take, and at most 30 days. What crashes after its
+    /// effect and before its key was written runs again; where that matters, store
+    /// [`Context::idempotency_key`](crate::Context::idempotency_key) with the effect.
+    pub fn idempotent(mut self, ttl: Duration) -> Self {
+        self.idempotency = Idempotency::For(ttl);
+        self
+    }
+
+    /// Runs every event that is delivered, whatever the bus says of every consumer.
+    pub fn not_idempotent(mut self) -> Self {
+        self.idempotency = Idempotency::Off;
+        self
+    }
+
     /// Lets errors of this type, anywhere in a chain of causes, say what is to become of the event.
     pub fn classify<F: Classify>(mut self) -> Self {
         self.policy = self.policy.classify::<F>();
@@ -354,6 +382,15 @@ impl Consumer {
             }
         }
         let raw = self.want_raw(&mut wanted)?;
+        let duplicates = Arc::new(AtomicU64::new(0));
+        let idempotent = match self.idempotency {
+            Idempotency::Off => None,
+            Idempotency::For(ttl) => {
+                let counted = Arc::clone(&duplicates);
+                let made = Idempotent::new(&self.bus, &name, ttl, self.ack_wait, counted);
+                Some(made.await?)
+            }
+        };
         let shared = Arc::new(Shared {
             bus: self.bus.clone(),
             name: name.clone(),
@@ -367,6 +404,7 @@ impl Consumer {
             layers: std::mem::take(&mut self.layers),
             policy: self.policy.clone(),
             ack_wait: self.ack_wait,
+            idempotent,
             on_gap,
         });
         let control = watch::Sender::new(Control {
@@ -406,6 +444,7 @@ impl Consumer {
             control,
             vitals: vitals.into(),
             ended,
+            duplicates,
             drain_deadline: self.bus.inner.settings.drain_deadline,
         };
         let mut running = self.bus.inner.consumers.lock();
@@ -447,8 +486,13 @@ impl Consumer {
                 "has an ack wait below 1 s, which leaves no time to renew leases",
             );
         }
+        let idempotency = match self.idempotency {
+            Idempotency::Off => Ok(()),
+            Idempotency::For(ttl) => idempotent::check(ttl, &self.policy),
+        };
         check_window(self.window_events, self.window_bytes)
             .and_then(|()| self.policy.check())
+            .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))
     }
 
@@ -584,6 +628,7 @@ struct Shared {
     layers: Vec<Arc<dyn HandleLayer>>,
     policy: Policy,
     ack_wait: Duration,
+    idempotent: Option<Idempotent>,
     on_gap: Option<GapObserver>,
 }
 
@@ -614,6 +659,7 @@ pub struct ConsumerHandle {
     /// The member is the bus's, and the bus has this handle: it must not keep the member alive.
     vitals: Arc<[Weak<dyn Vitals>]>,
     ended: watch::Receiver<Option<StopReport>>,
+    duplicates: Arc<AtomicU64>,
     drain_deadline: Duration,
 }
 
@@ -689,6 +735,12 @@ impl ConsumerHandle {
     /// Whether the member is running.
     pub fn is_running(&self) -> bool {
         self.ended.borrow().is_none() && self.ended.has_changed().is_ok()
+    }
+
+    /// How many events this member has acknowledged unseen, because the consumer had done them before:
+    /// 0 unless it is [idempotent](Consumer::idempotent).
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
     }
 
     /// Changes how many handlers run at once; what runs already is let be.

@@ -8,8 +8,11 @@ use trunkline_core::engine::Seq;
 use trunkline_core::{Envelope, Headers, Name, Result, Subject, Timestamp};
 
 use crate::bus::Bus;
+use crate::consumer::idempotency_key;
+use crate::event::{Event, Stored, Unstored};
 use crate::failure::Failure;
-use crate::handler::Delivered;
+use crate::handler::{Delivered, Epoch};
+use crate::publish::{Sending, Stage};
 use crate::raw::Incoming;
 
 /// An argument of a handler, after the event. Implement it for what your handlers need often.
@@ -158,10 +161,68 @@ impl Context {
         self.delivered.consumer()
     }
 
-    /// The bus, for publishing what follows from the event: say so with
-    /// [`caused_by`](crate::Sending::caused_by).
+    /// The bus. What is published through it is sent at once, whatever becomes of the event; what
+    /// follows from the event is better [staged](Context::publish).
     pub fn bus(&self) -> &Bus {
         self.delivered.bus()
+    }
+
+    /// Under which ownership of its partition the handler runs; none in a consumer that shares events
+    /// without order. A store that keeps the highest epoch and refuses lower ones is safe from a
+    /// handler that goes on after its partition was taken over.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.delivered.epoch()
+    }
+
+    /// A text of at most 128 characters that is the same whenever this consumer handles this event:
+    /// after a crash, in another member, and for an event that was published twice. A reset of the
+    /// consumer changes it.
+    ///
+    /// Written into a unique column in the transaction that has the handler's effect, it makes the
+    /// effect happen exactly once: the second time the transaction fails, and the handler returns Ok.
+    pub fn idempotency_key(&self) -> String {
+        let incoming = self.delivered.incoming();
+        let consumer = self.delivered.consumer();
+        idempotency_key(consumer, self.delivered.generation(), &incoming.envelope)
+    }
+
+    /// Stages a durable event or a command: it is stored after the handler has returned Ok and before
+    /// the event that it handles is settled, in the order of staging. If the handler fails, panics or
+    /// is cancelled it is dropped. The event handled is its cause, and it correlates with what that
+    /// correlates with.
+    ///
+    /// Its id comes from the consumer, the event handled and its own content, so that an event which
+    /// is handled again after a crash stores the same output once within the duplicate window, and
+    /// loses no other one. An [`id`](Sending::id) of one's own replaces it.
+    ///
+    /// If it cannot be stored, the run has failed with the reason `outputs_not_stored` and the event is
+    /// tried again. A run has at most 1 000 outputs and 8 MiB of their data; beyond it becomes a dead
+    /// letter with the reason `outputs_over_limit`, whatever its handler returns.
+    ///
+    /// # Errors
+    /// When it is awaited: those of [`Bus::publisher`] and of encoding; [`ErrorKind::OverLimit`];
+    /// [`ErrorKind::RunOver`] once the handler has returned. `Ok` has the id that it will be stored
+    /// with.
+    ///
+    /// [`ErrorKind::OverLimit`]: trunkline_core::ErrorKind::OverLimit
+    /// [`ErrorKind::RunOver`]: trunkline_core::ErrorKind::RunOver
+    pub fn publish<E: Event>(&self, event: E) -> Sending<E, Stage>
+    where
+        E::Delivery: Stored,
+    {
+        Sending::staged(&self.delivered, event)
+    }
+
+    /// Stages an ephemeral event: it is sent after the handler has returned Ok and its durable outputs
+    /// are stored, to whoever listens then. One that cannot be sent is logged and dropped.
+    ///
+    /// # Errors
+    /// When it is awaited, those of [`publish`](Context::publish).
+    pub fn emit<E: Event>(&self, event: E) -> Sending<E, Stage>
+    where
+        E::Delivery: Unstored,
+    {
+        Sending::staged(&self.delivered, event)
     }
 
     /// Waits until the consumer is stopping. A long handler can then finish early.

@@ -67,25 +67,10 @@ impl Failure {
     }
 
     /// In one word why it failed: `failed`, `panicked`, `timed_out`, `undecodable`,
-    /// `unsupported_type` or `unsupported_version`.
+    /// `unsupported_type`, `unsupported_version`, `outputs_not_stored`, `outputs_over_limit`,
+    /// `running_elsewhere` or `idempotency_not_stored`.
     pub fn reason(&self) -> &'static str {
         self.reason
-    }
-
-    /// The reason of that name, for a failure that is told from what was written of it.
-    pub(crate) fn known_reason(name: &str) -> &'static str {
-        const KNOWN: [&str; 8] = [
-            "panicked",
-            "timed_out",
-            "undecodable",
-            "unsupported_type",
-            "unsupported_version",
-            "crash_loop",
-            "unreadable",
-            "failed",
-        ];
-        let known = KNOWN.into_iter().find(|known| *known == name);
-        known.unwrap_or("failed")
     }
 
     /// Whether another member, of another version, may well handle the event.
@@ -100,14 +85,19 @@ impl Failure {
 
     /// The error and its causes in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.cause.to_string();
-        let mut cause = self.cause.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        let (error, causes) = self.messages();
+        std::iter::once(error)
+            .chain(causes)
+            .collect::<Vec<_>>()
+            .join(": ")
+    }
+
+    /// The error, and each of its causes.
+    pub(crate) fn messages(&self) -> (String, Vec<String>) {
+        let first = self.cause.source();
+        let causes = std::iter::successors(first, |error| (*error).source());
+        let causes = causes.map(ToString::to_string).collect();
+        (self.cause.to_string(), causes)
     }
 }
 

@@ -11,6 +11,7 @@ use trunkline_core::engine::Boxed;
 use trunkline_core::{Data, Envelope, Error, ErrorKind, Name, Result};
 
 use crate::bus::Bus;
+use crate::consumer::outputs::Outputs;
 use crate::event::{Event, EventInfo};
 use crate::extract::FromDelivery;
 use crate::failure::{Disposition, Failure};
@@ -24,7 +25,19 @@ pub(crate) use untyped::RawRegistration;
 pub struct Delivered {
     pub(crate) incoming: Arc<Incoming>,
     pub(crate) attempt: u32,
+    pub(crate) epoch: Option<Epoch>,
     pub(crate) member: Arc<MemberContext>,
+    pub(crate) outputs: Arc<Outputs>,
+}
+
+/// One ownership of a partition, by which a store tells its owner from a former one: it keeps the
+/// highest epoch that it has seen and refuses writes of a lower one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch {
+    /// How often the consumer was reset.
+    pub generation: u64,
+    /// The revision at which the partition was claimed.
+    pub revision: u64,
 }
 
 /// What is the same for every event of one member.
@@ -32,6 +45,8 @@ pub struct Delivered {
 pub(crate) struct MemberContext {
     pub(crate) consumer: Name,
     pub(crate) bus: Bus,
+    /// How often the consumer was reset, where an event has no epoch that says so.
+    pub(crate) generation: u64,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -54,6 +69,24 @@ impl Delivered {
     /// The bus.
     pub fn bus(&self) -> &Bus {
         &self.member.bus
+    }
+
+    /// Under which ownership of its partition the event runs; none in a consumer that shares events
+    /// without order.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// How many durable events the handler has staged so far; they are stored after every layer has
+    /// said Ok.
+    pub fn outputs(&self) -> usize {
+        self.outputs.durable()
+    }
+
+    /// How often the consumer was reset.
+    pub(crate) fn generation(&self) -> u64 {
+        self.epoch
+            .map_or(self.member.generation, |epoch| epoch.generation)
     }
 
     pub(crate) async fn stopping(&self) {

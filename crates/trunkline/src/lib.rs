@@ -52,6 +52,8 @@ pub mod layer;
 
 pub mod consumer;
 
+pub mod dead_letter;
+
 mod lifecycle;
 
 pub use trunkline_core as core;
@@ -67,13 +69,15 @@ pub use bus::Bus;
 pub use config::Config;
 pub use connect::{Connect, Nats, TopologyMode};
 pub use consumer::{
-    Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, MemberStatus, Policy, Retry,
+    Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, Idempotency, MemberStatus, Policy,
+    Retry,
 };
+pub use dead_letter::DeadLetters;
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
 pub use failure::{Classify, Disposition, Failure, FailureExt};
-pub use handler::{Delivered, Handler, RawHandler};
+pub use handler::{Delivered, Epoch, Handler, RawHandler};
 pub use history::History;
 pub use publish::{Published, Publisher, Receipt, Sending};
 pub use raw::{Incoming, RawEvent};

@@ -2,7 +2,7 @@
 
 mod hand_over;
 
-use std::future::{Future, IntoFuture};
+use std::future::{Future, IntoFuture, Ready, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,8 +17,10 @@ use trunkline_core::{
 };
 
 use crate::bus::{Bus, Inner};
+use crate::consumer::outputs::Said;
 use crate::event::{Class, Event, EventInfo, Stored, Unstored};
 use crate::extract::Meta;
+use crate::handler::Delivered;
 
 pub(crate) use hand_over::{send_all, send_prepared};
 
@@ -81,6 +83,7 @@ pub struct Outgoing {
     pub headers: Headers,
     pub(crate) subject: Subject,
     pub(crate) stream: Option<Name>,
+    pub(crate) is_output: bool,
 }
 
 impl Outgoing {
@@ -92,6 +95,11 @@ impl Outgoing {
     /// The stream that will store it; none for an ephemeral event.
     pub fn stream(&self) -> Option<&Name> {
         self.stream.as_ref()
+    }
+
+    /// Whether a handler staged it through its context.
+    pub fn is_output(&self) -> bool {
+        self.is_output
     }
 }
 
@@ -210,6 +218,7 @@ impl Destination {
             headers,
             subject,
             stream: self.stream.clone(),
+            is_output: false,
         })
     }
 }
@@ -269,13 +278,14 @@ struct Options {
 
 /// An event about to be published or emitted: set what it should carry, then await it.
 ///
-/// Made by [`Bus::publish`] and [`Bus::emit`].
+/// Made by [`Bus::publish`] and [`Bus::emit`], and to be sent later by those of
+/// [`Context`](crate::Context).
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Sending<E, V> {
     bus: Bus,
     event: Arc<E>,
     options: Options,
-    verb: PhantomData<fn() -> V>,
+    verb: V,
 }
 
 /// The verb of [`Bus::publish`].
@@ -286,13 +296,20 @@ pub struct Publish;
 #[derive(Debug)]
 pub struct Emit;
 
+/// The verb of [`Context::publish`](crate::Context::publish) and of
+/// [`Context::emit`](crate::Context::emit).
+#[derive(Debug)]
+pub struct Stage {
+    delivered: Delivered,
+}
+
 impl<E: Event, V> Sending<E, V> {
-    fn new(bus: &Bus, event: E) -> Self {
+    fn new(bus: &Bus, event: E, verb: V) -> Self {
         Self {
             bus: bus.clone(),
             event: Arc::new(event),
             options: Options::default(),
-            verb: PhantomData,
+            verb,
         }
     }
 
@@ -330,7 +347,11 @@ impl<E: Event, V> Sending<E, V> {
 
     /// Says that handling another event led to this one: that is its cause, and what that
     /// correlates with, this does too.
-    pub fn caused_by(mut self, cause: &Meta) -> Self {
+    pub fn caused_by(self, cause: &Meta) -> Self {
+        self.caused_by_event(cause)
+    }
+
+    fn caused_by_event(mut self, cause: &Envelope) -> Self {
         let id = cause.id().clone();
         self.options.correlation = Some(cause.correlation().unwrap_or(&id).clone());
         self.set(move |envelope| Ok(envelope.with_causation(id)))
@@ -363,6 +384,27 @@ impl<E: Event, V> Sending<E, V> {
     }
 }
 
+impl<E: Event> Sending<E, Stage> {
+    pub(crate) fn staged(delivered: &Delivered, event: E) -> Self {
+        let verb = Stage {
+            delivered: delivered.clone(),
+        };
+        Self::new(delivered.bus(), event, verb).caused_by_event(&delivered.incoming().envelope)
+    }
+
+    fn stage(self) -> Result<EventId> {
+        let said = Said {
+            id: self.options.id.is_some(),
+            time: self.options.time.is_some(),
+        };
+        let destination = self.bus.destination::<E>()?;
+        let outgoing = destination.outgoing(&self.bus.inner, self.event, self.options)?;
+        let delivered = &self.verb.delivered;
+        let outputs = &delivered.outputs;
+        outputs.stage(delivered.consumer(), delivered.incoming(), outgoing, said)
+    }
+}
+
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 impl<E: Event> IntoFuture for Sending<E, Publish> {
@@ -380,6 +422,15 @@ impl<E: Event> IntoFuture for Sending<E, Emit> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { sent(self.run().await?) })
+    }
+}
+
+impl<E: Event> IntoFuture for Sending<E, Stage> {
+    type Output = Result<EventId>;
+    type IntoFuture = Ready<Result<EventId>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        ready(self.stage())
     }
 }
 
@@ -408,7 +459,7 @@ impl Bus {
     where
         E::Delivery: Stored,
     {
-        Sending::new(self, event)
+        Sending::new(self, event, Publish)
     }
 
     /// Emits an ephemeral event to whoever listens now. Nobody may.
@@ -422,7 +473,7 @@ impl Bus {
     where
         E::Delivery: Unstored,
     {
-        Sending::new(self, event)
+        Sending::new(self, event, Emit)
     }
 
     /// Publishes events in order; each has its own outcome, in its place. When one is not stored,

@@ -407,6 +407,7 @@ impl Inner {
             headers,
             subject: place.subject,
             stream: place.stream,
+            is_output: false,
         })
     }
 

@@ -57,6 +57,23 @@ pub enum Item<T> {
     Invalid(Error),
 }
 
+impl<T> Item<T> {
+    /// The event as something else, or why it cannot be that; none for an event that is not wanted.
+    pub(crate) fn convert<U>(
+        self,
+        convert: impl FnOnce(T) -> Option<Result<U>>,
+    ) -> Option<Item<U>> {
+        Some(match self {
+            Item::Event(event) => convert(event)?.map_or_else(Item::Invalid, Item::Event),
+            Item::Lagged { at_least } => Item::Lagged { at_least },
+            Item::Gap { stream, gap } => Item::Gap { stream, gap },
+            Item::Reset { stream } => Item::Reset { stream },
+            Item::Resumed => Item::Resumed,
+            Item::Invalid(error) => Item::Invalid(error),
+        })
+    }
+}
+
 /// A typed event with its metadata. It derefs to the event.
 #[derive(Debug)]
 pub struct Received<E> {
@@ -188,17 +205,8 @@ impl<T> Subscription<T> {
                     }
                     Poll::Ready(None) => break,
                     Poll::Ready(Some(item)) => {
-                        let item = match item {
-                            Item::Event(incoming) => match (self.convert)(incoming) {
-                                None => continue,
-                                Some(Ok(event)) => Item::Event(event),
-                                Some(Err(error)) => Item::Invalid(error),
-                            },
-                            Item::Lagged { at_least } => Item::Lagged { at_least },
-                            Item::Gap { stream, gap } => Item::Gap { stream, gap },
-                            Item::Reset { stream } => Item::Reset { stream },
-                            Item::Resumed => Item::Resumed,
-                            Item::Invalid(error) => Item::Invalid(error),
+                        let Some(item) = item.convert(self.convert) else {
+                            continue;
                         };
                         self.turn = index + usize::from(self.readers[index].is_drained());
                         return Poll::Ready(Some(item));
@@ -272,39 +280,12 @@ impl Reader {
                 stream,
                 asked,
                 decoding,
-            } => loop {
-                if let Some(event) = asked.received.pop_front() {
-                    return Poll::Ready(Some(event_or_invalid(Incoming::stored(
-                        decoding, stream, event,
-                    ))));
-                }
-                let answer = ready!(asked.poll(cx, |mut follow, mut out| {
-                    Box::pin(async move {
-                        let answer = follow.next(CREDIT, &mut out).await;
-                        (follow, out, answer)
-                    })
-                }));
-                let item = match answer {
-                    Some(Ok(Followed::Events { .. })) => continue,
-                    Some(Ok(Followed::Gap(gap))) => Some(Item::Gap {
-                        stream: stream.clone(),
-                        gap,
-                    }),
-                    Some(Ok(Followed::Reset)) => Some(Item::Reset {
-                        stream: stream.clone(),
-                    }),
-                    // An engine mends its own readers; what it cannot mend ends this one, said aloud.
-                    Some(Err(error)) => {
-                        asked.state = State::Ended;
-                        Some(Item::Invalid(error))
-                    }
-                    Some(Ok(Followed::Closed)) | None => {
-                        asked.state = State::Ended;
-                        None
-                    }
-                };
-                return Poll::Ready(item);
-            },
+            } => {
+                let item = ready!(asked.poll_stored(cx, stream));
+                Poll::Ready(item.and_then(|item| {
+                    item.convert(|event| Some(Incoming::stored(decoding, stream, event)))
+                }))
+            }
             Self::Live { asked, decoding } => loop {
                 if let Some(message) = asked.received.pop_front() {
                     return Poll::Ready(Some(event_or_invalid(Incoming::live(decoding, message))));
@@ -352,7 +333,7 @@ enum State<R, I, A> {
 }
 
 impl<R, I, A> Asked<R, I, A> {
-    fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self {
             state: State::Idle(reader),
             received: VecDeque::new(),
@@ -381,6 +362,47 @@ impl<R, I, A> Asked<R, I, A> {
                 self.received = out.into();
                 Poll::Ready(Some(answer))
             }
+        }
+    }
+}
+
+impl Asked<Box<dyn Follow>, StoredEvent, Result<Followed>> {
+    /// The next of what is stored, or what came in its place. `None` once ended.
+    pub(crate) fn poll_stored(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &Name,
+    ) -> Poll<Option<Item<StoredEvent>>> {
+        loop {
+            if let Some(event) = self.received.pop_front() {
+                return Poll::Ready(Some(Item::Event(event)));
+            }
+            let answer = ready!(self.poll(cx, |mut follow, mut out| {
+                Box::pin(async move {
+                    let answer = follow.next(CREDIT, &mut out).await;
+                    (follow, out, answer)
+                })
+            }));
+            let item = match answer {
+                Some(Ok(Followed::Events { .. })) => continue,
+                Some(Ok(Followed::Gap(gap))) => Some(Item::Gap {
+                    stream: stream.clone(),
+                    gap,
+                }),
+                Some(Ok(Followed::Reset)) => Some(Item::Reset {
+                    stream: stream.clone(),
+                }),
+                // An engine mends its own readers; what it cannot mend ends this one, said aloud.
+                Some(Err(error)) => {
+                    self.state = State::Ended;
+                    Some(Item::Invalid(error))
+                }
+                Some(Ok(Followed::Closed)) | None => {
+                    self.state = State::Ended;
+                    None
+                }
+            };
+            return Poll::Ready(item);
         }
     }
 }

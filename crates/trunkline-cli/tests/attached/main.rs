@@ -15,6 +15,7 @@ mod replaying;
 mod watching;
 mod working;
 
+mod dead_letters;
 mod looking;
 mod operating;
 mod topology;

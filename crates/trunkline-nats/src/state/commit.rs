@@ -1,4 +1,4 @@
-//! A commit as one atomic batch.
+//! A commit as one atomic batch, or as one message where that is enough.
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -26,6 +26,8 @@ struct Piece {
 struct Ack {
     #[serde(default)]
     seq: Rev,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<ApiError>,
 }
 
@@ -50,8 +52,12 @@ pub(super) async fn commit(kv: &Kv, bucket: &Bucket, commit: Commit) -> Result<C
     // goes here, until the next attempt.
     let mut found: Vec<(StateKey, Found)> = Vec::new();
     let mut tried = false;
+    // A batch costs the server milliseconds however small it is. But of one message alone the server
+    // looks at the expectation before the id, so that only a batch knows a repeat again.
+    let mut alone = true;
     loop {
         let pieces = pieces(bucket, &commit, &found);
+        alone &= pieces.len() == 1 && !tried;
         let (first, count) = (
             pieces.len() - commit.ops.len().min(pieces.len()),
             pieces.len(),
@@ -62,8 +68,15 @@ pub(super) async fn commit(kv: &Kv, bucket: &Bucket, commit: Commit) -> Result<C
             true => in_doubt(bucket, &commit).caused_by(error),
             false => error,
         };
-        match send(kv, pieces, deadline).await {
-            Ok(Ack { error: None, seq }) => {
+        match send(kv, pieces, alone, deadline).await {
+            Ok(Ack {
+                error: None,
+                duplicate: true,
+                ..
+            }) => return Ok(Committed::Duplicate),
+            Ok(Ack {
+                error: None, seq, ..
+            }) => {
                 let start = seq + 1 - count as u64 + first as u64;
                 return Ok(Committed::Done((start..=seq).collect()));
             }
@@ -71,6 +84,7 @@ pub(super) async fn commit(kv: &Kv, bucket: &Bucket, commit: Commit) -> Result<C
                 error: Some(error), ..
             }) => match error.err_code {
                 code::BATCH_DUPLICATE => return Ok(Committed::Duplicate),
+                code::WRONG_LAST_SEQUENCE | code::WRONG_LAST if alone => alone = false,
                 code::WRONG_LAST_SEQUENCE | code::WRONG_LAST => {
                     match conflict(kv, bucket, &commit, &mut found).await? {
                         Some(conflict) => return Ok(conflict),
@@ -112,7 +126,7 @@ fn in_doubt(bucket: &Bucket, commit: &Commit) -> Error {
     )
 }
 
-async fn send(kv: &Kv, pieces: Vec<Piece>, deadline: Instant) -> Result<Ack, Lost> {
+async fn send(kv: &Kv, pieces: Vec<Piece>, alone: bool, deadline: Instant) -> Result<Ack, Lost> {
     let wire = &kv.wire;
     wire.connected(deadline).await.map_err(Lost::NotSent)?;
     let batch = format!("{:032x}", rand::random::<u128>());
@@ -123,11 +137,15 @@ async fn send(kv: &Kv, pieces: Vec<Piece>, deadline: Instant) -> Result<Ack, Los
     let asked = wire.asks.one(Subject::from(last));
     for (index, piece) in pieces.into_iter().enumerate() {
         let mut headers = piece.headers;
-        headers.insert("Nats-Batch-Id", batch.as_str());
-        headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+        if !alone {
+            headers.insert("Nats-Batch-Id", batch.as_str());
+            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+        }
         let subject = Subject::from(piece.subject);
         if index + 1 == count {
-            headers.insert("Nats-Batch-Commit", "1");
+            if !alone {
+                headers.insert("Nats-Batch-Commit", "1");
+            }
             asked
                 .send(wire, subject, headers, piece.body, deadline)
                 .await?;

@@ -1,9 +1,11 @@
-//! Durable consumers: C1 to C9, as far as they do not need a second process.
+//! Durable consumers: C1 to C12, as far as they do not need a second process.
 
 mod failure;
+mod idempotent;
 mod lease;
 mod limits;
 mod ordered;
+mod outputs;
 mod share;
 mod trouble;
 
@@ -13,9 +15,11 @@ use trunkline::{Attempt, Bus, State};
 use crate::fixture::Noted;
 
 pub(super) use failure::*;
+pub(super) use idempotent::*;
 pub(super) use lease::*;
 pub(super) use limits::*;
 pub(super) use ordered::*;
+pub(super) use outputs::*;
 pub(super) use share::*;
 pub(super) use trouble::*;
 

@@ -404,6 +404,8 @@ pub(super) const BUS: &[Row<Config>] = &[
 const AUTO: &str = "auto";
 const FOREVER: &str = "forever";
 const UNLIMITED: &str = "unlimited";
+/// The word for what is not done.
+const OFF: &str = "off";
 
 /// What fits the signed integers of every engine and of TOML.
 const fn i64_max() -> u64 {

@@ -94,6 +94,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
+            generation: 0,
             stopping: stopping.subscribe(),
         };
         let hands = Hands {
@@ -324,6 +325,7 @@ impl Member {
             delay => delay,
         };
         if *reason != SNOOZED {
+            turn.tried(now, &failure);
             let stream = &self.sources[turn.source].stream;
             let (event_id, event_type) = id_and_type(&self.shared, stream, &turn);
             tracing::warn!(

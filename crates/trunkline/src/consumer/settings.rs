@@ -7,7 +7,7 @@ use std::time::Duration;
 use trunkline_core::Name;
 use trunkline_core::engine::Position;
 
-use super::Policy;
+use super::{Idempotency, Policy};
 
 /// What a configuration says of a consumer, or of every consumer. What is none is not said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,19 +41,22 @@ pub struct ConsumerSettings {
     pub breaker_first_pause: Option<Duration>,
     /// The longest that this becomes, doubling while what is tried fails: 1 ms to 1 day.
     pub breaker_longest_pause: Option<Duration>,
+    /// Whether and for how long an event that was done runs no more.
+    pub idempotency: Option<Idempotency>,
     /// Where a consumer starts when it is made.
     pub start: Option<Position>,
 }
 
 impl ConsumerSettings {
     /// What every consumer does where nobody says otherwise: from the first stored event, 16 at
-    /// once, a window of 16 MiB, an ack wait of 30 s, and [`Policy::default`].
+    /// once, a window of 16 MiB, an ack wait of 30 s, not idempotent, and [`Policy::default`].
     pub fn built_in() -> Self {
         Self {
             ack_wait: Some(Duration::from_secs(30)),
             concurrency: Some(16),
             window_events: Some(None),
             window_bytes: Some(16 << 20),
+            idempotency: Some(Idempotency::Off),
             start: Some(Position::First),
             ..Policy::default().said()
         }

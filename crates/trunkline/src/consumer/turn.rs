@@ -6,8 +6,10 @@ use trunkline_core::engine::{Delivery, StoredEvent, Token};
 use trunkline_core::{Name, Timestamp};
 
 use super::Shared;
+use super::outputs::Outputs;
+use crate::dead_letter::{Attempt, Entry};
 use crate::failure::{Disposition, Failure};
-use crate::handler::{Delivered, MemberContext};
+use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
 
@@ -25,6 +27,8 @@ pub(super) struct Turn {
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
     pub(super) last_failure: Option<Timestamp>,
+    /// The last attempts that failed, for the story of a dead letter.
+    pub(super) attempts: Vec<Attempt>,
 }
 
 impl Turn {
@@ -38,7 +42,17 @@ impl Turn {
             failures: 0,
             first_failure: None,
             last_failure: None,
+            attempts: Vec::new(),
         }
+    }
+
+    /// Notes down an attempt that failed, whether it counts or not.
+    pub(super) fn tried(&mut self, at: Timestamp, failure: &Failure) {
+        if self.attempts.len() == Entry::MAX_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        let attempt = Attempt::new(at, failure.reason(), &failure.chain());
+        self.attempts.push(attempt);
     }
 
     pub(super) fn failed(&mut self, at: Timestamp) {
@@ -48,12 +62,21 @@ impl Turn {
     }
 }
 
-/// Runs the handler of one event through its layers.
+/// Handles one event, under an epoch where the consumer has owners. In this order, outermost first:
+///
+/// ```text
+/// idempotency → sending the outputs → layers of the bus → of the consumer → decoding → the handler
+/// ```
+///
+/// # Cancel safety
+/// Dropped, the run has failed without having counted: its outputs are dropped, and an idempotent
+/// event may run again at once.
 pub(super) async fn run(
     shared: &Shared,
     stream: Name,
     event: StoredEvent,
     attempt: u32,
+    epoch: Option<Epoch>,
     context: &Arc<MemberContext>,
 ) -> Result<(), Failure> {
     let decoding = &shared.bus.inner.settings.decoding;
@@ -71,15 +94,31 @@ pub(super) async fn run(
             message,
         ));
     };
+    let outputs = Arc::new(Outputs::default());
     let delivered = Delivered {
         incoming: Arc::new(incoming),
         attempt,
+        epoch,
         member: Arc::clone(context),
+        outputs: Arc::clone(&outputs),
     };
-    HandleNext {
+    let Some(idempotent) = &shared.idempotent else {
+        return handle(shared, handler, delivered, &outputs).await;
+    };
+    let handling = handle(shared, handler, delivered.clone(), &outputs);
+    idempotent.once(&delivered, handling).await
+}
+
+async fn handle(
+    shared: &Shared,
+    handler: &dyn Handles,
+    delivered: Delivered,
+    outputs: &Outputs,
+) -> Result<(), Failure> {
+    let layers = HandleNext {
         layers: &shared.layers,
         handler,
-    }
-    .run(delivered)
-    .await
+    };
+    let result = layers.run(delivered).await;
+    outputs.finish(&shared.bus.inner, result).await
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use trunkline::{Attempt, Beside, Bus, ConsumerHandle, ErrorKind, Name, Retry, Start, State};
+use trunkline::dead_letter::{Letter, Order, Page, Selection, Stands};
+use trunkline::{
+    Attempt, Beside, Bus, ConsumerHandle, ErrorKind, FailureExt, Name, Retry, Start, State,
+};
 
 use super::super::Trial;
 use super::publish as publish_noted;
@@ -311,4 +314,76 @@ pub(in crate::contract) async fn c1_a_member_that_dies_is_replaced_and_order_is_
     assert!(repeated < 100, "{repeated} of {begun} runs were repeated");
     let later = of(2).iter().any(|(.., attempt)| *attempt > 1);
     assert!(!later, "a kill was taken for a failure: {:?}", of(2));
+}
+
+pub(in crate::contract) async fn d3_a_replay_runs_once_for_the_consumer_that_failed(trial: Trial) {
+    let bus = trial.bus().await;
+    let (seen, mut ran) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let works = Arc::clone(&mended);
+    let handler = move |order: OrderPlaced, attempt: Attempt, seen: State<Seen>| {
+        let works = works.load(std::sync::atomic::Ordering::Relaxed) || order.n != 1;
+        async move {
+            record(order, attempt, seen).await;
+            if works {
+                Ok(())
+            } else {
+                Err("never".permanent())
+            }
+        }
+    };
+    bus.consumer("failing").on(handler).start().await.unwrap();
+    bus.consumer("other")
+        .on(|_: OrderPlaced| async {})
+        .start()
+        .await
+        .unwrap();
+    place(&bus, 2, 0..3).await;
+    let runs = take(&mut ran, 6).await;
+    assert_order(&runs);
+    let letters = bus.dead_letters();
+    let selection = Selection::new().consumer(Name::new("failing").unwrap());
+    let dead = async || {
+        let list = letters.list(&selection, &Page::default()).await.unwrap();
+        list.letters
+    };
+    let count = |letters: &[Letter], stands: Stands| {
+        let those = letters.iter().filter(|one| one.stands() == stands);
+        those.count()
+    };
+    let both = loop {
+        let both = dead().await;
+        if both.len() == 2 {
+            assert_eq!(count(&both, Stands::Dead), 2);
+            break both;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    // Two operators at once: one of them is told that it is being replayed already, or was.
+    let (first, second) = (bus.dead_letters().by("ada"), bus.dead_letters().by("grace"));
+    let (one, two) = tokio::join!(
+        first.replay(&both[0], Order::End),
+        second.replay(&both[0], Order::End)
+    );
+    assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
+    let again = take(&mut ran, 1).await;
+    assert_eq!(
+        (again[0].1, again[0].2),
+        (1, 1),
+        "a replay begins with attempt 1"
+    );
+    while count(&dead().await, Stands::Replaying) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(count(&dead().await, Stands::Dead), 1);
+    // A marker of each key comes after whatever else might have run.
+    place(&bus, 2, 3..4).await;
+    let markers = take(&mut ran, 2).await;
+    assert!(
+        markers.iter().all(|(_, n, _)| *n == 3),
+        "it ran twice: {markers:?}"
+    );
+    bus.close().await.unwrap();
 }

@@ -190,6 +190,18 @@ pub(in crate::contract) async fn e6_a_commit_happens_whole_or_not_at_all(trial: 
     // A deleted key is absent, and gets a revision that no key ever had.
     let back = done(commit(&engine, "8", vec![], vec![put("a", "4", Absent)]).await);
     assert!(back[0] > moved[1]);
+    // One change alone is known again as well, whether or not its expectation still holds.
+    let again = commit(&other, "8", vec![], vec![put("a", "4", Absent)]).await;
+    assert_eq!(again, Committed::Duplicate);
+    let last = done(commit(&engine, "8b", vec![], vec![put("a", "5", Any)]).await);
+    for (id, expect) in [("8", Absent), ("8", Rev(last[0])), ("8b", Any)] {
+        let again = commit(&other, id, vec![], vec![put("a", "4", expect)]).await;
+        assert_eq!(again, Committed::Duplicate, "{id}, {expect:?}");
+    }
+    assert_eq!(
+        commit(&other, "8c", vec![], vec![put("a", "6", Rev(back[0]))]).await,
+        conflict("a", Some(last[0]))
+    );
     let large = vec![b'x'; engine.limits().max_value + 1];
     let large = Op::Put {
         key: key("large"),

@@ -10,9 +10,10 @@ use super::super::given::{Kind, Raw};
 use super::super::problem::Fault;
 use super::super::units::size_value;
 use super::{
-    AUTO, DAY, FOREVER, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text, word,
+    AUTO, DAY, FOREVER, OFF, Row, UNLIMITED, bytes, duration, i64_max, list, replicas, set, text,
+    word,
 };
-use crate::consumer::{Breaker, LONGEST_DELAY, MAX_WINDOW, MAX_WINDOW_BYTES, Retry};
+use crate::consumer::{Breaker, Idempotency, LONGEST_DELAY, MAX_WINDOW, MAX_WINDOW_BYTES, Retry};
 
 const RETENTIONS: [(&str, Retention); 3] = [
     ("discard_old", Retention::DiscardOld),
@@ -298,6 +299,22 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
             )
         },
         read: |consumer| consumer.breaker_longest_pause.map(duration),
+    },
+    Row {
+        key: "idempotent",
+        kind: Kind::DurationOr(OFF),
+        default: r#""off""#,
+        doc: "For how long an event that was done is acknowledged unseen when it comes again. Every event leaves a key in the state for that long; it must be no shorter than all attempts of an event may take.",
+        secret: false,
+        write: |consumer, raw| {
+            let given = raw.duration_or(Duration::from_secs(1)..=30 * DAY, OFF);
+            let idempotency = given.map(|ttl| ttl.map_or(Idempotency::Off, Idempotency::For));
+            set(&mut consumer.idempotency, idempotency.map(Some))
+        },
+        read: |consumer| match consumer.idempotency? {
+            Idempotency::Off => Some(text(OFF)),
+            Idempotency::For(ttl) => Some(duration(ttl)),
+        },
     },
     Row {
         key: "start",

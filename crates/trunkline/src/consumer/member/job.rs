@@ -27,7 +27,7 @@ impl Job for Turn {
 
     async fn run((source, event, attempt): Self::Input, hands: &Hands) -> Result<(), Failure> {
         let stream = hands.shared.streams[source].clone();
-        run(&hands.shared, stream, event, attempt, &hands.context).await
+        run(&hands.shared, stream, event, attempt, None, &hands.context).await
     }
 
     fn is_trouble(failure: &Failure, hands: &Hands) -> bool {

@@ -1,5 +1,6 @@
 //! One running member of an ordered consumer: ties partitions to the reader and the handlers.
 
+mod burials;
 mod drain;
 mod ownership;
 mod runs;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use smol_str::format_smolstr;
+use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use super::record::{Definition, Keys, Mode};
 use super::store::Store;
 use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
+use burials::{Asked, Requests};
 use ownership::Hold;
 use runs::{RunId, Runs};
 use tasks::Done;
@@ -81,8 +83,11 @@ pub(in crate::consumer) struct Member {
     /// Whether a stretch is being read for partitions that fell behind.
     catching_up: bool,
     tasks: JoinSet<Done>,
-    /// Dead letters that are being stored.
-    burials: BTreeSet<(u16, Seq)>,
+    /// Dead letters that operators want to be run again, with their keys, and who tells of them.
+    asked: BTreeMap<Seq, Option<SmolStr>>,
+    requests: Option<Requests>,
+    /// Replays that are about to begin.
+    beginning: BTreeSet<Seq>,
     /// Heartbeats of dead members that are being removed.
     swept: BTreeSet<u64>,
     /// Which partition may start first next time, so that a busy one does not starve another.
@@ -134,6 +139,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
+            generation: 0,
             stopping: stopping.subscribe(),
         };
         Ok(Self {
@@ -156,7 +162,9 @@ impl Member {
             read_from: Instant::now(),
             catching_up: false,
             tasks: JoinSet::new(),
-            burials: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            requests: None,
+            beginning: BTreeSet::new(),
             swept: BTreeSet::new(),
             turn: 0,
             report: StopReport::default(),
@@ -212,6 +220,7 @@ impl Member {
                 changed = self.membership.view.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
                 }
+                asked = next_request(&mut self.requests) => self.asked(asked),
                 () = sleep_until(lapse) => {}
                 () = sleep_until(due) => {}
                 read = self.reader.next(&self.place, &self.filters, from), if reads => {
@@ -245,6 +254,7 @@ impl Member {
                 partition.outlasts(run.seq, now)?;
             }
         }
+        self.serve_replays();
         self.start(now)?;
         self.write(now)?;
         self.catch_up();
@@ -472,6 +482,13 @@ impl Member {
         if let Some(observe) = &self.shared.on_gap {
             observe(&self.place.stream, gap);
         }
+    }
+}
+
+async fn next_request(requests: &mut Option<Requests>) -> Asked {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => std::future::pending().await,
     }
 }
 

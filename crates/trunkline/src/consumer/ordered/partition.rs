@@ -438,7 +438,7 @@ impl Partition {
             Ended::Done => {
                 self.running -= 1;
                 self.cursor.counts.handled += 1;
-                self.resolve(seq, Vec::new(), now)
+                self.resolve(seq, Vec::new(), Then::Nothing, now)
             }
             Ended::Again {
                 delay,
@@ -479,8 +479,43 @@ impl Partition {
     /// Its dead letter is stored; `ops` say so.
     pub(super) fn buried(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
         self.running -= 1;
-        self.cursor.counts.dead += 1;
-        self.resolve(seq, ops, now)
+        if self.side(seq).is_some_and(|side| side.replays.is_none()) {
+            self.cursor.counts.dead += 1;
+        }
+        self.resolve(seq, ops, Then::Nothing, now)
+    }
+
+    /// A dead letter was run again and is done; `ops` say so, and its entry may go.
+    pub(super) fn replayed(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
+        self.running -= 1;
+        let entry = self.side(seq).and_then(|side| side.replays);
+        self.resolve(seq, ops, entry.map_or(Then::Nothing, Then::Unbury), now)
+    }
+
+    /// Runs a dead letter again, behind everything of its key that is here.
+    pub(super) fn replay(
+        &mut self,
+        event: &StoredEvent,
+        key: Option<SmolStr>,
+        entry: Seq,
+        now: Instant,
+    ) -> Result<()> {
+        if self.sides.contains_key(&event.seq) || self.held.contains_key(&event.seq) {
+            return Ok(());
+        }
+        let lane = Lane::new(key, event.seq);
+        // What is queued came before what will follow it beside the main flow, and goes there first.
+        for seq in self.lanes.take_queued(&lane) {
+            if let Some(held) = self.held.remove(&seq) {
+                self.held_bytes -= held.event.body.rough_bytes();
+                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
+            }
+        }
+        self.put_beside(event, &lane, Then::Nothing, now, |side| {
+            side.replays = Some(entry)
+        })?;
+        self.advance(&lane);
+        Ok(())
     }
 
     /// What is known of an event beside the main flow.
@@ -489,7 +524,7 @@ impl Partition {
     }
 
     /// Removes a side record for good and lets the next of its key come forward.
-    fn resolve(&mut self, seq: Seq, mut ops: Vec<Op>, now: Instant) -> Result<()> {
+    fn resolve(&mut self, seq: Seq, mut ops: Vec<Op>, then: Then, now: Instant) -> Result<()> {
         let Some(beside) = self.sides.remove(&seq) else {
             return Ok(());
         };
@@ -506,7 +541,7 @@ impl Partition {
                 piece,
             )?));
         }
-        self.stage(Change::new(seq, ops, Then::Nothing), now);
+        self.stage(Change::new(seq, ops, then), now);
         self.lanes.done(&beside.lane, seq);
         self.advance(&beside.lane);
         Ok(())

@@ -27,7 +27,10 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Timestamp};
 /// The version of what is written here.
 const VERSION: u32 = 1;
 /// Bytes of an error text in a record at most, so that a record stays below 1 KiB.
-const MAX_ERROR_BYTES: usize = 500;
+const MAX_ERROR_BYTES: usize = 200;
+/// Attempts that are kept, and bytes of the error of each.
+const MAX_ATTEMPTS: usize = 4;
+const MAX_ATTEMPT_BYTES: usize = 40;
 
 /// The first token of what is known of all consumers, which can be no consumer's name.
 pub(in crate::consumer) const CONTROL: &str = "control";
@@ -377,6 +380,12 @@ pub(in crate::consumer) struct Side {
     pub(in crate::consumer) starts: u32,
     /// In how many pieces its body is kept.
     pub(in crate::consumer) pieces: usize,
+    /// The entry of the dead letter that is run again, if that is what this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::consumer) replays: Option<Seq>,
+    /// When and why it failed, the last few times, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::consumer) attempts: Vec<(SmolStr, SmolStr, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::consumer) first_failure: Option<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -412,6 +421,8 @@ impl Side {
             failures: 0,
             starts: 0,
             pieces,
+            replays: None,
+            attempts: Vec::new(),
             first_failure: None,
             last_failure: None,
             reason: None,
@@ -423,6 +434,11 @@ impl Side {
     pub(in crate::consumer) fn failed(&mut self, at: Timestamp, reason: &str, error: &str) {
         let at = format_smolstr!("{at}");
         self.first_failure.get_or_insert_with(|| at.clone());
+        if self.attempts.len() == MAX_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        let short = abridged(error, MAX_ATTEMPT_BYTES).to_owned();
+        self.attempts.push((at.clone(), reason.into(), short));
         self.last_failure = Some(at);
         self.reason = Some(reason.into());
         self.error = Some(abridged(error, MAX_ERROR_BYTES).to_owned());
@@ -480,7 +496,13 @@ mod tests {
     #[test]
     fn a_record_stays_below_a_kibibyte_whatever_the_error() {
         let mut side = Side::new(Some("k".repeat(200).into()), 1);
-        side.failed(Timestamp::from_nanos(1), "timed_out", &"ü".repeat(10_000));
+        for _ in 0..10 {
+            side.failed(
+                Timestamp::from_nanos(1),
+                "unsupported_version",
+                &"ü".repeat(10_000),
+            );
+        }
         assert!(side.encode().unwrap().len() < 1_024);
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::membership::Says;
-use super::runs::Ran;
 use super::Member;
+use super::runs::Ran;
 use crate::consumer::retry::LONGEST_DELAY;
 
 /// How long after its deadline a stop still waits for an engine that does not answer.

@@ -83,6 +83,10 @@ impl Member {
             self.filters = filters.into();
             self.reader.close();
         }
+        let known = self.definition.as_ref().map(|known| known.generation);
+        if known != Some(definition.generation) {
+            self.listen_for_replays(definition.layout())?;
+        }
         self.definition = Some(definition.clone());
         self.membership.says.send_modify(|says| {
             *says = Says {
@@ -115,7 +119,6 @@ impl Member {
     /// Drops a partition that is not ours any more, or may not be.
     pub(super) fn lose(&mut self, partition: u16) {
         self.runs.cancel(partition);
-        self.burials.retain(|(of, _)| *of != partition);
         self.partitions.remove(&partition);
         self.holds.remove(&partition);
     }

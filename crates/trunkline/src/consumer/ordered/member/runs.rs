@@ -17,7 +17,7 @@ use super::PAUSE;
 use crate::consumer::pool::{Appetite, Ended, Job, Pool, Vitals};
 use crate::consumer::{Control, Shared, turn};
 use crate::failure::{Disposition, Failure};
-use crate::handler::MemberContext;
+use crate::handler::{Epoch, MemberContext};
 
 /// How long a handler runs before what is behind it goes on without it.
 const LONG: Duration = Duration::from_secs(10);
@@ -56,33 +56,55 @@ struct Turn {
 
 impl Job for Turn {
     type Hands = Hands;
-    type Input = (Run, Arc<OnceLock<StoredEvent>>);
+    type Input = (RunId, Run, Arc<OnceLock<StoredEvent>>);
 
     fn input(&self) -> Self::Input {
-        (self.run, Arc::clone(&self.event))
+        (self.id, self.run, Arc::clone(&self.event))
     }
 
-    async fn run((run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
+    async fn run((id, run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
         let place = &hands.place;
         let event = match known.get() {
             Some(event) => event,
             None => {
                 let (store, keys) = (&place.store, &place.keys);
                 let (generation, seq) = (run.generation, run.seq);
-                let loaded =
-                    body::load(&*store.engine, &store.bucket, keys, generation, seq, run.pieces)
-                        .await;
-                let unread = |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
+                let loaded = body::load(
+                    &*store.engine,
+                    &store.bucket,
+                    keys,
+                    generation,
+                    seq,
+                    run.pieces,
+                )
+                .await;
+                let unread =
+                    |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
                 let loaded = loaded.map_err(unread)?;
                 known.get_or_init(|| loaded)
             }
         };
         if !place.lease.holds(Instant::now()) {
             let late = "the lease had passed before the handler began";
-            return Err(Failure::new(Disposition::Snooze(Duration::ZERO), "failed", late));
+            return Err(Failure::new(
+                Disposition::Snooze(Duration::ZERO),
+                "failed",
+                late,
+            ));
         }
-        let (stream, attempt) = (place.stream.clone(), run.failures + 1);
-        turn::run(&hands.shared, stream, event.clone(), attempt, &hands.context).await
+        let epoch = Epoch {
+            generation: run.generation,
+            revision: id.epoch,
+        };
+        turn::run(
+            &hands.shared,
+            place.stream.clone(),
+            event.clone(),
+            run.failures + 1,
+            Some(epoch),
+            &hands.context,
+        )
+        .await
     }
 
     fn is_trouble(failure: &Failure, hands: &Hands) -> bool {
@@ -181,14 +203,7 @@ impl Runs {
         self.push(id, run, None, alone, now);
     }
 
-    fn push(
-        &mut self,
-        id: RunId,
-        run: Run,
-        event: Option<StoredEvent>,
-        alone: bool,
-        now: Instant,
-    ) {
+    fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
         let turn = Turn {
             id,
             run,

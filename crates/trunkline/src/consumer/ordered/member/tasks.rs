@@ -1,27 +1,20 @@
 //! What goes on beside the member's loop, and what its end means.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use smol_str::SmolStr;
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use trunkline_core::engine::{Page, Rev, Seq, StoredEvent, Token};
+use trunkline_core::engine::{Op, Page, Rev, Seq, StoredEvent};
 use trunkline_core::{Error, ErrorKind, Result};
 
-use super::super::body;
 use super::super::partition::Next;
 use super::super::partition::{Claimed, Ended, Fault};
-use super::super::record::{Layout, Side, SideState};
+use super::super::record::Layout;
+use super::Member;
+use super::burials::Exhumed;
 use super::runs::{Ran, RunId};
-use super::{Member, PAUSE};
-use crate::consumer::dead_letter;
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
-use crate::consumer::turn::Turn;
-use crate::failure::{Disposition, Failure};
-
-/// How long to wait before a dead letter that could not be stored is tried again, at most.
-const LONGEST_BURIAL_PAUSE: Duration = Duration::from_secs(30);
+use crate::failure::Failure;
 
 /// What a task beside the loop came to.
 pub(super) enum Done {
@@ -29,7 +22,13 @@ pub(super) enum Done {
     Release(u16, Result<()>),
     /// A write; whether the partition was still owned.
     Write(u16, Rev, Result<bool>),
-    Burial(RunId, Result<()>),
+    /// The dead letter of an event is stored; the changes that say so.
+    Burial(RunId, Result<Vec<Op>>),
+    /// A replay is done; the changes that say so.
+    Replayed(RunId, Result<Vec<Op>>),
+    /// A dead letter that is to run again, if it still is.
+    Replay(RunId, Result<Option<Exhumed>>),
+    Unburied(Result<u64>),
     Page(Seq, Result<Page>),
     Sweep(Rev, Result<()>),
 }
@@ -55,10 +54,18 @@ impl Member {
                 _ => self.report.finished += 1,
             }
         }
-        if let Some(partition) = self.mine(run) {
-            partition.finished(run.seq, ended, now)?;
+        let Some(partition) = self.mine(run) else {
+            return Ok(());
+        };
+        let replays = partition
+            .side(run.seq)
+            .is_some_and(|side| side.replays.is_some());
+        if replays && matches!(ended, Ended::Done) {
+            // How the dead letter stands is written with it.
+            self.tell_replayed(run);
+            return Ok(());
         }
-        Ok(())
+        partition.finished(run.seq, ended, now)
     }
 
     /// What becomes of an event whose handler failed.
@@ -105,7 +112,8 @@ impl Member {
 
     /// For the log.
     fn id_and_type(&self, event: Option<&StoredEvent>) -> (String, String) {
-        let known = event.and_then(|event| self.shared.bus.envelope(&self.place.stream, event).ok());
+        let known =
+            event.and_then(|event| self.shared.bus.envelope(&self.place.stream, event).ok());
         let none = || ("(no CloudEvent)".to_owned(), "(no CloudEvent)".to_owned());
         known.map_or_else(none, |event| {
             (event.id().to_string(), event.event_type().to_owned())
@@ -164,12 +172,28 @@ impl Member {
             }
             Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
             Done::Burial(run, buried) => {
-                self.burials.remove(&(run.partition, run.seq));
-                buried?;
+                let ops = buried?;
                 match self.mine(run) {
-                    Some(partition) => partition.buried(run.seq, Vec::new(), now),
+                    Some(partition) => partition.buried(run.seq, ops, now),
                     None => Ok(()),
                 }
+            }
+            Done::Replayed(run, replayed) => {
+                let ops = replayed?;
+                match self.mine(run) {
+                    Some(partition) => partition.replayed(run.seq, ops, now),
+                    None => Ok(()),
+                }
+            }
+            Done::Replay(run, found) => self.exhumed(run, found, now),
+            Done::Unburied(removed) => {
+                if let Err(error) = removed {
+                    tracing::warn!(
+                        consumer = %self.shared.name, %error,
+                        "the entry of a dead letter that was replayed is still there; `dlq` removes it later"
+                    );
+                }
+                Ok(())
             }
         }
     }
@@ -204,77 +228,9 @@ impl Member {
             match next {
                 Next::Run(started) => self.runs.run(run(started.seq), started, now),
                 Next::Bury(seq) => self.bury(run(seq)),
+                Next::Unbury { seq, entry } => self.unbury(seq, entry),
             }
         }
         Ok(())
     }
-
-    /// Stores the dead letter of an event, however long that takes.
-    fn bury(&mut self, run: RunId) {
-        let side = self.mine(run).and_then(|one| one.side(run.seq)).cloned();
-        let (Some(side), Some(definition)) = (side, &self.definition) else {
-            return;
-        };
-        let generation = definition.generation;
-        self.burials.insert((run.partition, run.seq));
-        let (place, shared) = (Arc::clone(&self.place), Arc::clone(&self.shared));
-        self.tasks.spawn(async move {
-            let buried = async {
-                debug_assert_eq!(side.state, SideState::Dying);
-                let (store, keys) = (&place.store, &place.keys);
-                let event =
-                    body::load(&*store.engine, &store.bucket, keys, generation, run.seq, side.pieces)
-                        .await?;
-                let (turn, failure) = story(event, &side);
-                let mut pause = PAUSE;
-                loop {
-                    let (inner, name) = (&shared.bus.inner, &shared.name);
-                    match dead_letter::store(inner, name, &place.stream, &turn, &failure).await {
-                        Ok(subject) => {
-                            tracing::error!(
-                                consumer = %name, stream = %place.stream, seq = run.seq,
-                                failures = side.failures, reason = failure.reason(),
-                                error = failure.chain(), %subject, "given up; stored as a dead letter"
-                            );
-                            return Ok(());
-                        }
-                        Err(error) => {
-                            tracing::error!(
-                                consumer = %name, stream = %inner.settings.dead_letters, %error,
-                                again_in = ?pause, "a dead letter cannot be stored"
-                            );
-                            tokio::time::sleep(pause).await;
-                            pause = (2 * pause).min(LONGEST_BURIAL_PAUSE);
-                        }
-                    }
-                }
-            };
-            Done::Burial(run, buried.await)
-        });
-    }
-}
-
-/// What a dead letter tells, from what its side record kept.
-fn story(event: StoredEvent, side: &Side) -> (Turn, Failure) {
-    let time = |at: &Option<SmolStr>| at.as_ref().and_then(|at| at.parse().ok());
-    let reason = side.reason.as_deref().unwrap_or_default();
-    let failure = Failure::new(
-        Disposition::Permanent,
-        Failure::known_reason(reason),
-        side.error.clone().unwrap_or_default(),
-    );
-    let turn = Turn {
-        source: 0,
-        token: Token {
-            seq: event.seq,
-            lease: 0,
-        },
-        event,
-        delivered_hint: 0,
-        for_others: false,
-        failures: side.failures,
-        first_failure: time(&side.first_failure),
-        last_failure: time(&side.last_failure),
-    };
-    (turn, failure)
 }

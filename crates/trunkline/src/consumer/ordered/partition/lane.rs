@@ -66,8 +66,15 @@ impl Lanes {
         self.queue(lane).queued.push_back(seq);
     }
 
+    /// Behind what is beside the main flow already; before it, if it has come forward, because it came
+    /// before all of that.
     pub(super) fn put_beside(&mut self, lane: &Lane, seq: Seq) {
-        self.queue(lane).beside.push_back(seq);
+        let queue = self.queue(lane);
+        if queue.front == Some(seq) {
+            queue.beside.push_front(seq);
+        } else {
+            queue.beside.push_back(seq);
+        }
     }
 
     fn queue(&mut self, lane: &Lane) -> &mut Queue {
@@ -114,6 +121,20 @@ impl Lanes {
                 queue.front = None;
             }
         }
+    }
+
+    /// Takes what is queued in the main flow and has not come forward.
+    pub(super) fn take_queued(&mut self, lane: &Lane) -> VecDeque<Seq> {
+        let Some(queue) = self.lanes.get_mut(lane) else {
+            return VecDeque::new();
+        };
+        let front = queue.front;
+        let mut queued = std::mem::take(&mut queue.queued);
+        queue
+            .queued
+            .extend(queued.iter().copied().filter(|seq| Some(*seq) == front));
+        queued.retain(|seq| Some(*seq) != front);
+        queued
     }
 
     /// This event leaves the main flow, and everything that was queued behind it with it: that is

@@ -28,6 +28,8 @@ pub(in super::super) enum Then {
     Run,
     Wait(Duration),
     Bury,
+    /// Remove this entry from the dead letters: it is resolved.
+    Unbury(Seq),
 }
 
 /// Changes that belong together, about one event.
@@ -80,6 +82,7 @@ pub(in super::super) struct Write {
 pub(in super::super) enum Next {
     Run(Run),
     Bury(Seq),
+    Unbury { seq: Seq, entry: Seq },
 }
 
 impl Partition {
@@ -168,6 +171,7 @@ impl Partition {
                 }
                 Then::Wait(_) => {}
                 Then::Bury => next.push(Next::Bury(seq)),
+                Then::Unbury(entry) => next.push(Next::Unbury { seq, entry }),
                 // It was announced and has not begun, so that it did not count.
                 Then::Run if self.stopping => self.finished(seq, Ended::Cancelled, now)?,
                 Then::Run => {

@@ -1,0 +1,128 @@
+//! Storing an entry, once, however often a crash makes us come here.
+
+use smallvec::smallvec;
+use trunkline_core::engine::{
+    Append, AppendMode, Credit, Expect, Expectation, Outcome, Position, Seq, StoredEvent,
+};
+use trunkline_core::{Error, ErrorKind, Filter, Result, Subject};
+
+use super::Entry;
+use super::id::subject;
+use super::keys::{self, Place};
+use super::record::Record;
+use crate::bus::Inner;
+
+/// How often others may get between our look and our append.
+const TRIES: usize = 8;
+/// Entries of one event and consumer, one for each generation, that are looked at.
+const SAME_SUBJECT: Credit = Credit::items(1_000);
+
+/// Stores an entry and gives where: now, or where it was stored before. Where the place is taken by
+/// an entry of an earlier generation it goes behind that one and says so.
+///
+/// The state of the dead letter is not written here.
+///
+/// # Errors
+/// [`ErrorKind::StreamFull`] when the dead-letter stream has no room, [`ErrorKind::TimedOut`] when
+/// nobody knows whether it is stored (try again), and the engine's own.
+pub(crate) async fn bury(inner: &Inner, entry: &Entry) -> Result<(Subject, Seq)> {
+    let root = &inner.settings.roots.dlq;
+    let subject = subject(root, &entry.stream, &entry.consumer, entry.seq)?;
+    let mut entry = entry.clone();
+    let mut expect = Expect::Absent;
+    for _ in 0..TRIES {
+        let headers = entry.encode()?;
+        // As it would be read, so that what was cut does not make it look like another.
+        let written = Entry::decode(&headers, &entry.body)?;
+        let append = Append {
+            subject: subject.clone(),
+            key: None,
+            id: Some(written.id()?),
+            expect,
+            headers,
+            body: entry.body.clone(),
+        };
+        let log = inner.engine.log();
+        let outcomes = log
+            .append(
+                &inner.settings.dead_letters,
+                smallvec![append],
+                AppendMode::Each,
+            )
+            .completed()
+            .await?;
+        match outcomes.into_iter().next() {
+            Some(Outcome::Stored { seq, .. }) => return Ok((subject, seq)),
+            Some(Outcome::Refused(error)) if error.kind() == ErrorKind::Conflict => {
+                let found = entries(inner, &subject).await?;
+                let same = found.iter().find(|stored| {
+                    Entry::decode(&stored.headers, &stored.body)
+                        .is_ok_and(|other| other.is_same(&written))
+                });
+                if let Some(same) = same {
+                    return Ok((subject, same.seq));
+                }
+                // None is left when somebody dealt with it meanwhile.
+                entry.previous = found.last().map(|last| last.seq);
+                expect = entry.previous.map_or(Expect::Absent, Expect::Last);
+            }
+            Some(Outcome::Refused(error) | Outcome::Unknown(error)) => return Err(error),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "the engine gave no outcome",
+                ));
+            }
+        }
+    }
+    Err(Error::new(
+        ErrorKind::TimedOut,
+        format!("{subject} keeps being changed by others; try again"),
+    ))
+}
+
+/// What is stored on a subject of the dead-letter stream, in order.
+pub(super) async fn entries(inner: &Inner, subject: &Subject) -> Result<Vec<StoredEvent>> {
+    let filter = [Filter::new(subject.as_str())?];
+    let log = inner.engine.log();
+    let stream = &inner.settings.dead_letters;
+    let page = log
+        .read(stream, Position::First, &filter, SAME_SUBJECT)
+        .await?;
+    Ok(page.events)
+}
+
+/// Notes down that an entry which was just buried is dead, unless it is noted down already: an
+/// event that comes again after its operator dealt with it stays dealt with.
+///
+/// # Errors
+/// The engine's own. Without its key the dead letter is listed all the same, as dead.
+pub(crate) async fn note(inner: &Inner, entry: &Entry, record: &Record) -> Result<()> {
+    let place = Place::of(entry);
+    let mut expect = Expectation::Absent;
+    for _ in 0..TRIES {
+        if keys::write(inner, &place, entry.seq, record, expect).await? {
+            return Ok(());
+        }
+        expect = match keys::read(inner, &place, entry.seq).await? {
+            None => Expectation::Absent,
+            Some(kept) if is_outlived(&kept.record, record) => Expectation::Rev(kept.rev),
+            Some(_) => return Ok(()),
+        };
+    }
+    Err(Error::new(
+        ErrorKind::TimedOut,
+        format!(
+            "the state of dead letter {} keeps being changed by others",
+            entry.seq
+        ),
+    ))
+}
+
+/// Whether what is noted down is about an event of another stream of this name: nobody can deal with
+/// that one any more.
+fn is_outlived(kept: &Result<Record>, record: &Record) -> bool {
+    let Ok(kept) = kept else { return false };
+    let known = kept.incarnation.as_ref().zip(record.incarnation.as_ref());
+    known.is_some_and(|(one, other)| one != other)
+}
