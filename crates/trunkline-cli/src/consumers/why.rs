@@ -202,6 +202,17 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             )],
         );
     }
+    if status.dead > 0 {
+        say(
+            "dead_letters",
+            false,
+            format!(
+                "{} events were given up since it was made or reset",
+                grouped(status.dead)
+            ),
+            vec![format!("trunkline dlq list --consumer {name}")],
+        );
+    }
     if status.expired_at_most > 0 {
         say(
             "expired",
