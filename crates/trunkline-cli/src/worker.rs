@@ -275,6 +275,7 @@ impl Hands {
         let group = match Group::start(command, json.into(), &self.tally) {
             Ok(group) => group,
             Err(error) => {
+                self.tally.one_failed();
                 let text = format!("{} could not be started: {error}", self.program);
                 return Err(text.throttled(NOT_STARTED));
             }

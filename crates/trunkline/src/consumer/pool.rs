@@ -421,9 +421,10 @@ impl<J: Job> Pool<J> {
         taken
     }
 
-    /// Whether no worker is at anything.
+    /// Whether no worker is at anything. One may still be there that holds nothing, which ends without
+    /// a word.
     pub(super) fn is_idle(&self) -> bool {
-        self.common.inner.lock().workers == 0
+        self.common.inner.lock().running == 0
     }
 
     /// Cancels everything that runs, when nothing waits any more, and waits for its end until `end` at

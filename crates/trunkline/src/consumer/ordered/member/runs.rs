@@ -51,6 +51,8 @@ struct Turn {
     run: Run,
     /// The event, once it is there: at once for one of the main flow, from its record for another.
     event: Arc<OnceLock<StoredEvent>>,
+    /// Its bytes as long as it is in hand: none of what is still in its record.
+    bytes: usize,
     alone: bool,
 }
 
@@ -112,7 +114,7 @@ impl Job for Turn {
     }
 
     fn bytes(&self) -> usize {
-        self.event.get().map_or(0, |event| event.body.rough_bytes())
+        self.bytes
     }
 
     fn runs_alone(&self) -> bool {
@@ -207,6 +209,7 @@ impl Runs {
         let turn = Turn {
             id,
             run,
+            bytes: event.as_ref().map_or(0, |event| event.body.rough_bytes()),
             event: Arc::new(event.map_or_else(OnceLock::new, OnceLock::from)),
             alone,
         };
