@@ -22,6 +22,7 @@ pub mod keys;
 pub mod ledger;
 pub mod local;
 pub mod plan;
+pub mod random;
 
 pub use envelope::{Attribute, Data, Envelope, EventId, SharedValue};
 pub use error::{Error, ErrorKind, Result};

@@ -5,6 +5,8 @@
 //!
 //! For engines: the [`contract`], every promise of the bus as a property that any engine runs.
 //!
+//! For what is built on engines: [`sim`], worlds in which everything goes wrong, each from one seed.
+//!
 //! ```
 //! # mod suite {
 //! use std::sync::Arc;
@@ -21,6 +23,7 @@ pub mod fixture;
 mod session;
 
 pub mod contract;
+pub mod sim;
 
 pub use clock::VirtualClock;
 pub use cut::{Channel, Cuts, Proxy, Restarts};

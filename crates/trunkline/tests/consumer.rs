@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use trunkline::consumer::TimedOut;
 use trunkline::core::engine::Credit;
 use trunkline::{
-    Attempt, Breaker, Bus, ErrorKind, Event, Failure, FailureExt, Filter, Item, Meta, Name, Policy,
-    Raw, Retry, Start, State,
+    Attempt, Breaker, Bus, Context, ErrorKind, Event, Failure, FailureExt, Filter, Item, Meta,
+    Name, Policy, Raw, Retry, Start, State,
 };
 
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
@@ -358,4 +358,69 @@ async fn what_cannot_work_is_refused_when_it_starts() {
         .await
         .unwrap_err();
     assert_eq!(kind(name), ErrorKind::InvalidName);
+}
+
+#[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
+#[event(type = "job.done", key = "n")]
+struct Done {
+    n: u32,
+    tags: Vec<String>,
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_of_a_run_that_is_over_is_refused() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (later, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job, cx: Context| {
+        let later = later.clone();
+        async move {
+            assert_eq!(cx.epoch(), None);
+            later.send(cx).unwrap();
+            assert_eq!(job.n, 1);
+        }
+    };
+    let handle = bus.consumer("jobs").on(handler).start().await.unwrap();
+    bus.publish(Job { n: 1 }).await.unwrap();
+    let cx = told.recv().await.unwrap();
+    handle.stop().await;
+    let tags = Vec::new();
+    let error = cx.publish(Done { n: 1, tags }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RunOver);
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_of_more_than_8_mib_are_a_dead_letter() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (refused, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job, cx: Context| {
+        let refused = refused.clone();
+        async move {
+            // Half a MiB each, with what is around it.
+            for n in 0..17 + job.n {
+                let tags = vec!["x".repeat(512 << 10)];
+                if let Err(error) = cx.publish(Done { n, tags }).await {
+                    refused.send((n, error.kind())).unwrap();
+                    return Err(error);
+                }
+            }
+            Ok(())
+        }
+    };
+    bus.consumer("jobs").on(handler).start().await.unwrap();
+    bus.publish(Job { n: 0 }).await.unwrap();
+    assert_eq!(told.recv().await, Some((15, ErrorKind::OverLimit)));
+    let dlq = Name::new("EVENTS_DLQ").unwrap();
+    let log = bus.engine().log();
+    let mut follow = log
+        .follow(&dlq, Start::First, &[Filter::all()])
+        .await
+        .unwrap();
+    let mut letters = Vec::new();
+    follow.next(Credit::items(1), &mut letters).await.unwrap();
+    // Whatever the error that the handler returned would have meant.
+    let story = |name| letters[0].headers.get(name);
+    assert_eq!(story("Trunkline-Reason"), Some("outputs_over_limit"));
+    assert_eq!(story("Trunkline-Failures"), Some("1"));
+    bus.close().await.unwrap();
 }

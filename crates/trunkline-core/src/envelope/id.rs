@@ -1,14 +1,12 @@
 //! What tells one event from another.
 
-use std::cell::RefCell;
 use std::fmt;
 
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 use smol_str::SmolStr;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::random;
 use crate::time::Timestamp;
 
 /// An event's id: any non-empty text. Those that Trunkline makes are UUIDs of version 7.
@@ -30,15 +28,10 @@ impl EventId {
 
     /// A new UUIDv7 for an event that happens at `now`.
     pub fn generate(now: Timestamp) -> Self {
-        thread_local! {
-            // Ids must differ, not be hard to guess, so the fast generator will do; it is seeded
-            // by the operating system.
-            static RANDOM: RefCell<SmallRng> = RefCell::new(SmallRng::from_rng(&mut rand::rng()));
-        }
         let millis = u64::try_from(now.as_millis()).unwrap_or(0);
-        let random = RANDOM.with_borrow_mut(SmallRng::random);
+        // Ids must differ, not be hard to guess, so the fast generator will do.
         Self(Id::Uuid(
-            uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+            uuid::Builder::from_unix_timestamp_millis(millis, &random()).into_uuid(),
         ))
     }
 

@@ -277,7 +277,9 @@ fn not_known(error: Error) -> Failure {
 mod tests {
     use super::*;
     use crate::Retry;
-    use trunkline_core::{Data, EventId};
+    use crate::handler::{Epoch, MemberContext};
+    use crate::raw::{Incoming, Stored};
+    use trunkline_core::{Data, EventId, Headers, Subject, Timestamp};
 
     #[derive(serde::Deserialize)]
     struct Row {
@@ -333,5 +335,96 @@ mod tests {
             of(Retry::never()),
             "of 31d; 30d is the most",
         );
+    }
+
+    fn delivered(bus: &Bus, seq: u64, revision: u64) -> Delivered {
+        let id = EventId::new("e-1").unwrap();
+        let envelope = Envelope::new(id, "/shop", "order.placed", Data::None).unwrap();
+        let incoming = Incoming {
+            envelope: Arc::new(envelope),
+            headers: Headers::new(),
+            subject: Subject::new("events.order.placed").unwrap(),
+            stored: Some(Stored {
+                stream: Name::new("EVENTS").unwrap(),
+                seq,
+                at: Timestamp::from_nanos(0),
+            }),
+        };
+        let member = MemberContext {
+            consumer: Name::new("owned").unwrap(),
+            bus: bus.clone(),
+            generation: 0,
+            stopping: tokio::sync::watch::channel(false).1,
+        };
+        Delivered {
+            incoming: Arc::new(incoming),
+            attempt: 1,
+            epoch: Some(Epoch {
+                generation: 3,
+                revision,
+            }),
+            member: Arc::new(member),
+            outputs: Arc::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_owner_goes_on_where_the_former_one_was() {
+        let bus = Bus::connect("memory:").await.unwrap();
+        let consumer = Name::new("owned").unwrap();
+        let (ttl, lease) = (Duration::from_secs(3_600), Duration::from_secs(30));
+        let member = async || {
+            Idempotent::new(&bus, &consumer, ttl, lease, Arc::default())
+                .await
+                .unwrap()
+        };
+        let (former, owner) = (member().await, member().await);
+        let claim = former
+            .claim(&delivered(&bus, 7, 10))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(claim.key().as_str().split('.').nth(1), Some("3"));
+        // Neither an owner as old nor a duplicate of the event may go on meanwhile.
+        for (seq, revision) in [(7, 10), (7, 9), (8, 11)] {
+            let waits = owner.claim(&delivered(&bus, seq, revision)).await;
+            let failure = waits.map(drop).unwrap_err();
+            assert_eq!(failure.reason(), "running_elsewhere");
+            assert_eq!(failure.disposition(), Some(Disposition::Snooze(ELSEWHERE)));
+        }
+        let newer = owner.claim(&delivered(&bus, 7, 11)).await.unwrap().unwrap();
+        // What the former one has to say does not count any more.
+        claim.failed().await;
+        assert!(former.claim(&delivered(&bus, 8, 12)).await.is_err());
+        newer.done().await;
+        for seq in [7, 8] {
+            assert!(
+                former
+                    .claim(&delivered(&bus, seq, 12))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+        }
+        bus.close().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_is_dropped_gives_its_claim_back() {
+        let bus = Bus::connect("memory:").await.unwrap();
+        let consumer = Name::new("owned").unwrap();
+        let (ttl, lease) = (Duration::from_secs(3_600), Duration::from_secs(30));
+        let member = Idempotent::new(&bus, &consumer, ttl, lease, Arc::default());
+        let member = member.await.unwrap();
+        let (one, duplicate) = (delivered(&bus, 7, 10), delivered(&bus, 8, 10));
+        let hangs = member.once(&one, std::future::pending());
+        let long = tokio::time::timeout(Duration::from_secs(100), hangs).await;
+        assert!(long.is_err());
+        // The one that gives back is a task of its own.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let once = member.once(&duplicate, std::future::ready(Ok(())));
+        assert!(once.await.is_ok());
+        assert_eq!(member.duplicates.load(Ordering::Relaxed), 0);
+        bus.close().await.unwrap();
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
+use trunkline_core::random::random;
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 use super::policy::{Counters, SNOOZED, Verdict};
@@ -302,7 +303,7 @@ impl Member {
             starts: 0,
         };
         let policy = &self.shared.policy;
-        let verdict = policy.judge(Some(&failure), counters, now, rand::random());
+        let verdict = policy.judge(Some(&failure), counters, now, trunkline_core::random::random());
         let (delay, counts, reason, error) = match &verdict {
             Verdict::Again {
                 delay,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline::config::{Origin, example, load};
 use trunkline::core::engine::{LinkOptions, Retention};
-use trunkline::{Config, Name, Start, TopologyMode};
+use trunkline::{Config, Idempotency, Name, Start, TopologyMode};
 
 use crate::support::{name, read, refused, secs, setting, try_read};
 
@@ -86,6 +86,7 @@ fn a_file_is_read_setting_by_setting() {
             breaker_share = 0.25
             breaker_first_pause = "2s"
             breaker_longest_pause = "5m"
+            idempotent = "2h"
             start = "last:10"
 
             [consumers.billing-eu]
@@ -154,6 +155,8 @@ fn a_file_is_read_setting_by_setting() {
         ),
         (Some(20), Some(0.25), Some(secs(2)), Some(secs(300)))
     );
+    let hours = Idempotency::For(secs(2 * 3_600));
+    assert_eq!(config.consumers.idempotency, Some(hours));
     let billing = &config.named_consumers[&name("billing-eu")];
     assert_eq!(
         (billing.attempts, billing.start),

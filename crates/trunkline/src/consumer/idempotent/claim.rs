@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use trunkline_core::engine::{Expectation, Op, Rev, StateKey};
 use trunkline_core::{Name, Result};
 
-use super::commits::{Answer, Commits};
+use super::commits::Answer;
 use super::record::{Record, Run, State};
 use super::{Idempotent, LOOKS, PAUSE};
 
@@ -65,7 +65,7 @@ impl<'a> Claim<'a> {
     /// Writes the state if the key is still as we know it.
     pub(super) async fn put(&self, state: State) -> Result<Answer> {
         let rev = self.rev.load(Ordering::Relaxed);
-        let op = write(self.idempotent, &self.key, &self.run, state, rev)?;
+        let op = write(self.idempotent, &self.key, &self.run, state, rev);
         self.idempotent.commits.put(op).await
     }
 
@@ -165,16 +165,16 @@ impl Drop for Claim<'_> {
             return;
         }
         let rev = self.rev.load(Ordering::Relaxed);
-        let failed = write(self.idempotent, &self.key, &self.run, State::Failed, rev);
-        if let (Ok(op), Ok(runtime)) = (failed, tokio::runtime::Handle::try_current()) {
+        let op = write(self.idempotent, &self.key, &self.run, State::Failed, rev);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let commits = Arc::clone(&self.idempotent.commits);
             // Nobody is told: the end of the lease says the same, later.
-            runtime.spawn(async move { Commits::put(&commits, op).await });
+            runtime.spawn(async move { commits.put(op).await });
         }
     }
 }
 
-fn write(of: &Idempotent, key: &StateKey, run: &Run, state: State, rev: Rev) -> Result<Op> {
+fn write(of: &Idempotent, key: &StateKey, run: &Run, state: State, rev: Rev) -> Op {
     let ttl = match state {
         State::Running => of.lease,
         State::Done | State::Failed => of.ttl,
@@ -184,10 +184,10 @@ fn write(of: &Idempotent, key: &StateKey, run: &Run, state: State, rev: Rev) -> 
         0 => Expectation::Absent,
         rev => Expectation::Rev(rev),
     };
-    Ok(Op::Put {
+    Op::Put {
         key: key.clone(),
-        value: Record::new(state, run, until).bytes()?,
+        value: Record::new(state, run, until).bytes(),
         expect,
         ttl: Some(ttl),
-    })
+    }
 }

@@ -1,7 +1,10 @@
 //! What the key of an event holds.
+//!
+//! Written and read by hand: a derive would put these types into what the compiler tells the user
+//! whose own event lacks one.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 use trunkline_core::engine::{Entry, Seq};
 use trunkline_core::{Error, ErrorKind, Name, Result, Timestamp};
@@ -9,16 +12,21 @@ use trunkline_core::{Error, ErrorKind, Name, Result, Timestamp};
 use crate::handler::{Delivered, Epoch};
 
 /// The version of what is written, and the only one that is read.
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;
 
 /// How the handling of an event stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Running,
     Done,
     Failed,
 }
+
+const STATES: [(State, &str); 3] = [
+    (State::Running, "running"),
+    (State::Done, "done"),
+    (State::Failed, "failed"),
+];
 
 /// One run of a handler.
 #[derive(Clone, Debug)]
@@ -46,19 +54,15 @@ impl Run {
 }
 
 /// The value of a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    v: u32,
     pub(super) state: State,
     pub(super) member: SmolStr,
     pub(super) run: u64,
     /// When it ends, by the clock of who wrote it: for people. The engine's time to live decides.
     until: SmolStr,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) stream: Option<SmolStr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) seq: Option<Seq>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) epoch: Option<u64>,
 }
 
@@ -68,7 +72,6 @@ impl Record {
         let is_running = state == State::Running;
         let stream = run.stream.as_ref().map(|name| name.as_str().into());
         Self {
-            v: VERSION,
             state,
             member: run.member.clone(),
             run: run.number,
@@ -79,34 +82,59 @@ impl Record {
         }
     }
 
-    pub(super) fn bytes(&self) -> Result<Bytes> {
-        let bytes = serde_json::to_vec(self).map_err(|error| {
-            Error::new(
-                ErrorKind::Internal,
-                "an idempotency record cannot be written",
-            )
-            .caused_by(error)
-        })?;
-        Ok(bytes.into())
+    pub(super) fn bytes(&self) -> Bytes {
+        let state = STATES.iter().find(|(state, _)| *state == self.state);
+        let mut record = json!({
+            "v": VERSION,
+            "state": state.map(|(_, word)| word),
+            "member": self.member.as_str(),
+            "run": self.run,
+            "until": self.until.as_str(),
+        });
+        if let Some(stream) = &self.stream {
+            record["stream"] = stream.as_str().into();
+        }
+        if let Some(seq) = self.seq {
+            record["seq"] = seq.into();
+        }
+        if let Some(epoch) = self.epoch {
+            record["epoch"] = epoch.into();
+        }
+        record.to_string().into()
     }
 
     /// # Errors
     /// [`ErrorKind::Decode`] for the record of a version that this program does not know: it may mean
     /// anything, so nothing runs on it.
     pub(super) fn read(entry: &Entry) -> Result<Self> {
-        let unread = |fault: String| {
+        let refuse = |fault: String| {
             let key = &entry.key;
             Error::new(
                 ErrorKind::Decode,
                 format!("idempotency key {key} {fault}; a newer member wrote it, or somebody else"),
             )
         };
-        let record: Self = serde_json::from_slice(&entry.value)
-            .map_err(|error| unread("has a value that is no record".to_owned()).caused_by(error))?;
-        match record.v {
-            VERSION => Ok(record),
-            other => Err(unread(format!("has a record of version {other}"))),
+        let no_record = || refuse("has a value that is no record".to_owned());
+        let members: Map<String, Value> =
+            serde_json::from_slice(&entry.value).map_err(|error| no_record().caused_by(error))?;
+        let number = |name: &str| members.get(name).and_then(Value::as_u64);
+        let text = |name: &str| members.get(name).and_then(Value::as_str);
+        match number("v") {
+            Some(VERSION) => {}
+            Some(other) => return Err(refuse(format!("has a record of version {other}"))),
+            None => return Err(no_record()),
         }
+        let state = |word| STATES.iter().find(|(_, known)| *known == word);
+        let (state, _) = text("state").and_then(state).ok_or_else(no_record)?;
+        Ok(Self {
+            state: *state,
+            member: text("member").ok_or_else(no_record)?.into(),
+            run: number("run").ok_or_else(no_record)?,
+            until: text("until").ok_or_else(no_record)?.into(),
+            stream: text("stream").map(SmolStr::from),
+            seq: number("seq"),
+            epoch: number("epoch"),
+        })
     }
 }
 
@@ -130,7 +158,7 @@ mod tests {
         let until = Timestamp::from_nanos(1_700_000_000_000_000_000);
         let check = |state, expected: &str| {
             let record = Record::new(state, &run, until);
-            let value = record.bytes().unwrap();
+            let value = record.bytes();
             assert_eq!(std::str::from_utf8(&value).unwrap(), expected);
             let entry = |value| Entry {
                 key: StateKey::new("billing.2.idem.00").unwrap(),
@@ -146,15 +174,15 @@ mod tests {
         };
         check(
             State::Running,
-            r#"{"v":1,"state":"running","member":"00c0ffee00c0ffee","run":7,"until":"2023-11-14T22:13:20Z","stream":"EVENTS","seq":41,"epoch":1234}"#,
+            r#"{"epoch":1234,"member":"00c0ffee00c0ffee","run":7,"seq":41,"state":"running","stream":"EVENTS","until":"2023-11-14T22:13:20Z","v":1}"#,
         );
         check(
             State::Done,
-            r#"{"v":1,"state":"done","member":"00c0ffee00c0ffee","run":7,"until":"2023-11-14T22:13:20Z"}"#,
+            r#"{"member":"00c0ffee00c0ffee","run":7,"state":"done","until":"2023-11-14T22:13:20Z","v":1}"#,
         );
         check(
             State::Failed,
-            r#"{"v":1,"state":"failed","member":"00c0ffee00c0ffee","run":7,"until":"2023-11-14T22:13:20Z"}"#,
+            r#"{"member":"00c0ffee00c0ffee","run":7,"state":"failed","until":"2023-11-14T22:13:20Z","v":1}"#,
         );
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn advise(
             Seen::Owned(member) => owned.entry(member).or_default().push(*partition),
         }
     }
-    let Some(mine) = owned.get(me) else {
+    let Some(mine) = owned.get(me).map(Vec::len) else {
         return Advice::default();
     };
     let members = alive.len().max(1);
@@ -51,7 +51,7 @@ pub(super) fn advise(
     let turn = alive.iter().position(|member| member == me).unwrap_or(0);
     let skip = (free.len() * turn / members) % free.len().max(1);
     free.rotate_left(skip);
-    let claim = free.len().min(most.saturating_sub(mine.len()));
+    let claim = free.len().min(most.saturating_sub(mine));
     let spare = free.split_off(claim);
     // What others lack and no free partition will fill.
     let lacking: usize = owned
@@ -60,16 +60,23 @@ pub(super) fn advise(
         .map(|(_, theirs)| least.saturating_sub(theirs.len()))
         .sum();
     let wanted = lacking.saturating_sub(claim + spare.len());
-    // Those who have the most release first; all see the same and agree on who that is.
-    let excess: usize = mine.len().saturating_sub(least);
-    let ahead: usize = owned
+    // One after another from whoever has most: all see the same and agree on who that is.
+    let mut sizes: BTreeMap<&SmolStr, usize> = owned
         .iter()
-        .filter(|(member, theirs)| {
-            alive.contains(**member) && (theirs.len(), ***member < **me) > (mine.len(), false)
-        })
-        .map(|(_, theirs)| theirs.len().saturating_sub(mine.len().max(least)))
-        .sum();
-    let release = wanted.saturating_sub(ahead).min(excess);
+        .filter(|(member, _)| alive.contains(**member))
+        .map(|(member, theirs)| (*member, theirs.len()))
+        .collect();
+    let mut release = 0;
+    for _ in 0..wanted {
+        let most = sizes
+            .iter_mut()
+            .max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
+        if let Some((member, size)) = most.filter(|(_, size)| **size > least) {
+            *size -= 1;
+            release += usize::from(*member == me);
+        }
+    }
+    let mine = owned.remove(me).unwrap_or_default();
     Advice {
         claim: free,
         spare,

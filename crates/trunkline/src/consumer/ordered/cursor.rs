@@ -132,9 +132,9 @@ mod tests {
         }
         check(&cursor, 0, &[]);
         cursor.settle(4);
-        check(&cursor, 0, &[(4, 4)]);
+        check(&cursor, 1, &[(4, 4)]);
         cursor.settle(5);
-        check(&cursor, 0, &[(4, 5)]);
+        check(&cursor, 1, &[(4, 5)]);
         // 1 is nobody's, 2 is settled, 3 is nobody's, 6 to 8 neither.
         cursor.settle(2);
         check(&cursor, 8, &[]);

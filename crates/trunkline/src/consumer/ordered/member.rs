@@ -121,7 +121,7 @@ impl Member {
             paused: Vec::new(),
         };
         let definition = define(&store, &keys, &wanted, filters).await?;
-        let me = format_smolstr!("{:032x}", rand::random::<u128>());
+        let me = format_smolstr!("{:032x}", trunkline_core::random::random::<u128>());
         tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
         let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
         membership.says.send_replace(Says {
@@ -243,17 +243,23 @@ impl Member {
         (partition.epoch == run.epoch).then_some(partition)
     }
 
+    /// What runs for long goes on beside the main flow.
+    fn outlast(&mut self, now: Instant) -> Result<()> {
+        for run in self.runs.outlasting(now) {
+            if let Some(partition) = self.mine(run) {
+                partition.outlasts(run.seq, now)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that can be done without waiting.
     fn step(&mut self, now: Instant) -> Result<()> {
         self.own(now)?;
         for partition in self.partitions.values_mut() {
             partition.wake(now);
         }
-        for run in self.runs.outlasting(now) {
-            if let Some(partition) = self.mine(run) {
-                partition.outlasts(run.seq, now)?;
-            }
-        }
+        self.outlast(now)?;
         self.serve_replays();
         self.start(now)?;
         self.write(now)?;
@@ -441,7 +447,8 @@ impl Member {
         let reading: BTreeSet<u16> = self
             .partitions
             .values()
-            .filter(|one| one.lagging && one.cursor().read() + 1 >= from && one.has_much_room())
+            .filter(|one| one.lagging && !one.stopping && one.has_much_room())
+            .filter(|one| one.cursor().read() + 1 >= from)
             .map(|one| one.id)
             .collect();
         let mut full = BTreeSet::new();

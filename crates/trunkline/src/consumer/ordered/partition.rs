@@ -105,6 +105,8 @@ pub(super) struct Fault {
     pub(super) at: Timestamp,
     pub(super) reason: SmolStr,
     pub(super) error: String,
+    /// What the error was caused by, the nearest first.
+    pub(super) causes: Vec<String>,
 }
 
 pub(super) struct Partition {
@@ -334,6 +336,7 @@ impl Partition {
                     at,
                     reason: "crash_loop".into(),
                     error: format!("its process ended {MAX_STARTS} times while it ran"),
+                    causes: Vec::new(),
                 };
                 self.dies(seq, &fault, now)?;
                 return Ok(Some((seq, Start::GivenUp)));
@@ -418,13 +421,13 @@ impl Partition {
                         delay_ms: millis(delay),
                     };
                     side.failures = u32::from(counts);
-                    side.failed(fault.at, &fault.reason, &fault.error);
+                    side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
                 })
             }
             Ended::Dead(fault) => self.leave_main_flow(seq, Then::Bury, now, |side| {
                 side.state = SideState::Dying;
                 side.failures = 1;
-                side.failed(fault.at, &fault.reason, &fault.error);
+                side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
             }),
         }
     }
@@ -449,7 +452,7 @@ impl Partition {
                 let side = &mut beside.side;
                 side.failures += u32::from(counts);
                 side.starts = 0;
-                side.failed(fault.at, &fault.reason, &fault.error);
+                side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
                 side.state = SideState::Waiting {
                     delay_ms: millis(delay),
                 };
@@ -471,7 +474,9 @@ impl Partition {
     fn dies(&mut self, seq: Seq, fault: &Fault, now: Instant) -> Result<()> {
         if let Some(beside) = self.sides.get_mut(&seq) {
             beside.side.state = SideState::Dying;
-            beside.side.failed(fault.at, &fault.reason, &fault.error);
+            beside
+                .side
+                .failed(fault.at, &fault.reason, &fault.error, &fault.causes);
         }
         self.stage_side(seq, Then::Bury, now)
     }

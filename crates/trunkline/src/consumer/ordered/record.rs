@@ -27,10 +27,13 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Timestamp};
 /// The version of what is written here.
 const VERSION: u32 = 1;
 /// Bytes of an error text in a record at most, so that a record stays below 1 KiB.
-const MAX_ERROR_BYTES: usize = 200;
+const MAX_ERROR_BYTES: usize = 120;
+/// Causes that are kept, and bytes of each.
+const MAX_CAUSES: usize = 2;
+const MAX_CAUSE_BYTES: usize = 50;
 /// Attempts that are kept, and bytes of the error of each.
-const MAX_ATTEMPTS: usize = 4;
-const MAX_ATTEMPT_BYTES: usize = 40;
+const MAX_ATTEMPTS: usize = 3;
+const MAX_ATTEMPT_BYTES: usize = 30;
 
 /// The first token of what is known of all consumers, which can be no consumer's name.
 pub(in crate::consumer) const CONTROL: &str = "control";
@@ -394,6 +397,9 @@ pub(in crate::consumer) struct Side {
     pub(in crate::consumer) reason: Option<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::consumer) error: Option<String>,
+    /// What that was caused by, the nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::consumer) causes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -427,11 +433,18 @@ impl Side {
             last_failure: None,
             reason: None,
             error: None,
+            causes: Vec::new(),
         }
     }
 
     /// Writes down why and when it failed.
-    pub(in crate::consumer) fn failed(&mut self, at: Timestamp, reason: &str, error: &str) {
+    pub(in crate::consumer) fn failed(
+        &mut self,
+        at: Timestamp,
+        reason: &str,
+        error: &str,
+        causes: &[String],
+    ) {
         let at = format_smolstr!("{at}");
         self.first_failure.get_or_insert_with(|| at.clone());
         if self.attempts.len() == MAX_ATTEMPTS {
@@ -442,6 +455,9 @@ impl Side {
         self.last_failure = Some(at);
         self.reason = Some(reason.into());
         self.error = Some(abridged(error, MAX_ERROR_BYTES).to_owned());
+        let causes = causes.iter().take(MAX_CAUSES);
+        let short = causes.map(|cause| abridged(cause, MAX_CAUSE_BYTES).to_owned());
+        self.causes = short.collect();
     }
 }
 
@@ -497,10 +513,13 @@ mod tests {
     fn a_record_stays_below_a_kibibyte_whatever_the_error() {
         let mut side = Side::new(Some("k".repeat(200).into()), 1);
         for _ in 0..10 {
+            let long = "ü".repeat(10_000);
+            let causes = vec![long.clone(); 5];
             side.failed(
                 Timestamp::from_nanos(1),
                 "unsupported_version",
-                &"ü".repeat(10_000),
+                &long,
+                &causes,
             );
         }
         assert!(side.encode().unwrap().len() < 1_024);

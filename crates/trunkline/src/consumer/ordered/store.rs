@@ -33,7 +33,7 @@ pub(in crate::consumer) enum Known {
 impl Store {
     /// A name for a commit, by which a repeat is known.
     pub(in crate::consumer) fn commit_id() -> SmolStr {
-        format_smolstr!("{:032x}", rand::random::<u128>())
+        format_smolstr!("{:032x}", trunkline_core::random::random::<u128>())
     }
 
     /// Commits, and repeats the same commit under the same id until its outcome is known.

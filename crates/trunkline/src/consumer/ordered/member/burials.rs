@@ -356,7 +356,7 @@ async fn bury(
         key: envelope.as_ref().and_then(|event| event.ordering_key()),
         reason: side.reason.clone().unwrap_or_else(|| "failed".into()),
         error: side.error.clone().unwrap_or_default(),
-        causes: Vec::new(),
+        causes: side.causes.clone(),
         failures: side.failures,
         starts: side.starts,
         attempts: side.attempts.iter().map(attempt).collect(),

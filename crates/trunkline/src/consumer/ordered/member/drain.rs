@@ -66,7 +66,7 @@ impl Member {
         loop {
             let now = Instant::now();
             let layout = self.definition.as_ref().map(super::Definition::layout);
-            if self.write(now).is_err() {
+            if self.outlast(now).and_then(|()| self.write(now)).is_err() {
                 return;
             }
             if let Some(layout) = layout {

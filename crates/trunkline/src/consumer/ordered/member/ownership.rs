@@ -158,7 +158,7 @@ impl Member {
                 self.claim(&view, layout, id)?;
             }
         }
-        self.forget_holds(&advice.spare, &advice.release);
+        self.forget_holds(&advice.spare, &advice.release, now);
         for id in advice.spare {
             match self.holds.get(&id) {
                 Some(Hold::Spare(since)) if now.duration_since(*since) >= SPARE_AFTER => {
@@ -188,11 +188,12 @@ impl Member {
     }
 
     /// What was spare or wanted and is not any more begins anew next time.
-    fn forget_holds(&mut self, spare: &[u16], release: &[u16]) {
+    fn forget_holds(&mut self, spare: &[u16], release: &[u16], now: Instant) {
         self.holds.retain(|id, hold| match hold {
             Hold::Spare(_) => spare.contains(id),
             Hold::Wanted(_) => release.contains(id),
-            Hold::Claiming | Hold::Releasing | Hold::NotBefore(_) => true,
+            Hold::NotBefore(until) => *until > now,
+            Hold::Claiming | Hold::Releasing => true,
         });
     }
 

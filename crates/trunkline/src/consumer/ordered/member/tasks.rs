@@ -79,7 +79,7 @@ impl Member {
         let at = self.shared.bus.inner.clock.now();
         let policy = &self.shared.policy;
         let (delay, counts, reason, error) =
-            match policy.judge(Some(failure), counters, at, rand::random()) {
+            match policy.judge(Some(failure), counters, at, trunkline_core::random::random()) {
                 Verdict::Again {
                     delay,
                     counts,
@@ -95,10 +95,12 @@ impl Member {
                 attempt = counters.failures + 1, reason, error, again_in = ?delay, "handling failed"
             );
         }
+        let (message, causes) = failure.messages();
         let fault = Fault {
             at,
             reason: reason.into(),
-            error,
+            error: message,
+            causes,
         };
         match delay {
             Some(delay) => Ended::Again {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 use trunkline_core::Result;
-use trunkline_core::engine::{Op, Seq};
+use trunkline_core::engine::{Op, Seq, StateKey};
 
 use super::super::body;
 use super::super::record::Record as _;
@@ -113,13 +114,23 @@ impl Partition {
         if self.writing.is_some() || !self.wants_write(now) {
             return Ok(None);
         }
-        let (mut ops, mut thens, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut ops, mut thens, mut bytes) = (Vec::<Op>::new(), Vec::new(), 0);
+        // A commit changes a key once: what a later change makes of it stands.
+        let mut places: FxHashMap<StateKey, usize> = FxHashMap::default();
         while let Some(change) = self.staged.front()
             && (ops.is_empty() || (ops.len() + change.ops.len() < MAX_OPS && bytes < MAX_BYTES))
             && let Some(change) = self.staged.pop_front()
         {
             bytes += change.bytes;
-            ops.extend(change.ops);
+            for op in change.ops {
+                match places.get(op.key()) {
+                    Some(place) => ops[*place] = op,
+                    None => {
+                        places.insert(op.key().clone(), ops.len());
+                        ops.push(op);
+                    }
+                }
+            }
             if change.settles {
                 self.cursor.settle(change.seq);
             }

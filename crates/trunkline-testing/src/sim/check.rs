@@ -1,0 +1,537 @@
+//! Whether what happened is what the contract promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::hub::Line;
+use super::journal::{Ended, Run};
+use super::members::{Common, Sharing};
+use super::scenario::Scenario;
+use super::script::Script;
+use super::world::{End, Life, World};
+
+/// The most lines of a trace that a report shows.
+const SHOWN: usize = 120;
+
+/// What a scenario left behind.
+pub(crate) struct Evidence<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) common: &'a Common,
+    pub(crate) came_to_rest: bool,
+    pub(crate) stored: BTreeMap<u64, (u32, String)>,
+    pub(crate) dead: BTreeMap<u64, Vec<Dead>>,
+    pub(crate) world: &'a World,
+}
+
+/// A dead letter.
+pub(crate) struct Dead {
+    pub(crate) reason: String,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which property of the contract.
+    pub property: &'static str,
+    /// The key that it is about, if it is about one.
+    pub key: Option<String>,
+    /// When, if that can be told.
+    pub at: Option<Duration>,
+    /// What was seen.
+    pub text: String,
+}
+
+/// Runs of events whose handler had succeeded before, by what happened to the process of that run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeats {
+    /// It was killed.
+    pub after_kill: usize,
+    /// It stood still for a while.
+    pub after_freeze: usize,
+    /// It was stopped cleanly.
+    pub after_stop: usize,
+    /// None of these: something was lost or late.
+    pub otherwise: usize,
+}
+
+/// How a scenario ended.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// Promises that were not kept.
+    pub violations: Vec<Violation>,
+    /// What was done more than once.
+    pub repeats: Repeats,
+    /// Handler runs in all.
+    pub runs: usize,
+    /// How long the world was there.
+    pub world_time: Duration,
+    /// A number that another run has too if and only if the same happened in it.
+    pub fingerprint: u64,
+    lines: Vec<Line>,
+}
+
+pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
+    let runs = evidence.common.journal.runs();
+    let mut found = Vec::new();
+    check_publishing(evidence, &mut found);
+    check_ends(evidence, &runs, &mut found);
+    check_attempts(evidence, &runs, &mut found);
+    check_concurrency(evidence, &runs, &mut found);
+    if evidence.scenario.judged == Sharing::Ordered {
+        check_order(evidence, &runs, &mut found);
+    }
+    let repeats = check_repeats(evidence, &runs, &mut found);
+    Verdict {
+        scenario: evidence.scenario.clone(),
+        violations: found,
+        repeats,
+        runs: runs.len(),
+        world_time: evidence.world.now(),
+        fingerprint: evidence.world.fingerprint(),
+        lines: evidence.world.lines(),
+    }
+}
+
+fn violation(property: &'static str, run: Option<&Run>, text: String) -> Violation {
+    Violation {
+        property,
+        key: run.map(|run| run.key.clone()),
+        at: run.map(|run| run.began),
+        text,
+    }
+}
+
+/// Acknowledged ⊆ stored, once each, and in the order in which each key was published.
+fn check_publishing(evidence: &Evidence<'_>, found: &mut Vec<Violation>) {
+    for (n, why) in evidence.common.journal.refused() {
+        found.push(violation(
+            "P4 published",
+            None,
+            format!("event {n} was refused: {why}"),
+        ));
+    }
+    for (n, seq) in evidence.common.journal.acknowledged() {
+        if evidence.stored.get(&seq).map(|(stored, _)| *stored) != Some(n) {
+            let is = evidence.stored.get(&seq);
+            found.push(violation(
+                "P4 acknowledged is stored",
+                None,
+                format!("event {n} was acknowledged as {seq}, where there is {is:?}"),
+            ));
+        }
+    }
+    let mut last: BTreeMap<&str, u32> = BTreeMap::new();
+    for (seq, (n, key)) in &evidence.stored {
+        if let Some(before) = last.insert(key, *n)
+            && before >= *n
+        {
+            let text = format!("sequence {seq} has event {n}, after event {before}");
+            let key = Some(key.clone());
+            found.push(Violation {
+                key,
+                ..violation("P3 stored in order, once", None, text)
+            });
+        }
+    }
+}
+
+/// Every stored event is handled or dead in the end, as its script says.
+fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
+    let counts = evidence.scenario.judged == Sharing::Ordered;
+    let worked: BTreeSet<u64> = runs
+        .iter()
+        .filter(|run| matches!(run.ended, Some((_, Ended::Ok))))
+        .map(|run| run.seq)
+        .collect();
+    if !evidence.came_to_rest {
+        found.push(violation(
+            "C1 everything is handled",
+            None,
+            format!(
+                "the world did not come to rest within {:?} after it was well; {} events were not published",
+                super::scenario::REST,
+                evidence.common.unpublished.load(std::sync::atomic::Ordering::Acquire)
+            ),
+        ));
+    }
+    for (seq, (n, key)) in &evidence.stored {
+        let script = evidence.common.script(*n);
+        let dead = evidence.dead.get(seq);
+        let reasons: Vec<&str> = dead
+            .into_iter()
+            .flatten()
+            .map(|dead| dead.reason.as_str())
+            .collect();
+        let fault = match (
+            script.dead(counts),
+            reasons.as_slice(),
+            worked.contains(seq),
+        ) {
+            (None, [], true) => continue,
+            (Some(reason), [is], false) if reason == *is => continue,
+            (None, [], false) => "was never handled",
+            (None, _, _) => "is dead although it should work",
+            (Some(_), [], _) => "is not dead although it should be",
+            (Some(_), [_], true) => "was handled although it should be dead",
+            (Some(_), [_], false) => "is dead for another reason",
+            (Some(_), _, _) => "is dead more than once",
+        };
+        found.push(Violation {
+            key: Some(key.clone()),
+            ..violation(
+                "C1, D1 each event ends as it should",
+                None,
+                format!(
+                    "event {n} (sequence {seq}, {script:?}) {fault}; dead letters: {reasons:?}"
+                ),
+            )
+        });
+    }
+    for seq in evidence.dead.keys().chain(&worked) {
+        if !evidence.stored.contains_key(seq) {
+            found.push(violation(
+                "P4 handled is stored",
+                None,
+                format!("sequence {seq} was handled or is dead, and is not stored"),
+            ));
+        }
+    }
+}
+
+/// No attempt is above the policy's, and members together make no more than one alone would.
+fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
+    let most = evidence.scenario.attempts;
+    for run in runs.iter().filter(|run| run.attempt > most) {
+        let text = format!("event {} has attempt {} of {most}", run.n, run.attempt);
+        found.push(violation("C4 attempts", Some(run), text));
+    }
+    if evidence.scenario.judged != Sharing::Ordered {
+        return;
+    }
+    for (n, runs) in by_event(runs) {
+        let failed = runs
+            .iter()
+            .filter(|run| matches!(run.ended, Some((_, Ended::Failed))));
+        // A failure that could not be noted before its owner changed counts for nobody.
+        let epochs: BTreeSet<_> = runs.iter().map(|run| run.epoch).collect();
+        let (failed, allowed) = (failed.count(), most as usize + epochs.len() - 1);
+        if failed > allowed {
+            let text = format!("event {n} failed {failed} times; its policy has {most} attempts");
+            found.push(violation("C4 attempts", runs.last().copied(), text));
+        }
+        if evidence.scenario.faults.is_calm() {
+            let script = evidence.common.script(n);
+            let (ran, expected) = (runs.len(), script.runs(most) as usize);
+            if ran != expected {
+                let text = format!("event {n} ({script:?}) ran {ran} times, not {expected}");
+                found.push(violation("C2, C4 exact runs", runs.last().copied(), text));
+            }
+        }
+    }
+}
+
+fn by_event(runs: &[Run]) -> BTreeMap<u32, Vec<&Run>> {
+    let mut events: BTreeMap<u32, Vec<&Run>> = BTreeMap::new();
+    for run in runs {
+        events.entry(run.n).or_default().push(run);
+    }
+    events
+}
+
+/// When a run ended at the latest: a killed one with its process.
+fn end_of(evidence: &Evidence<'_>, run: &Run) -> Duration {
+    let killed = || {
+        life_of(evidence, run)
+            .and_then(|life| life.end)
+            .map(|(at, _)| at)
+    };
+    run.ended
+        .map(|(at, _)| at)
+        .or_else(killed)
+        .unwrap_or(evidence.world.now())
+}
+
+fn life_of<'a>(evidence: &Evidence<'a>, run: &Run) -> Option<&'a Life> {
+    let lives = evidence.world.lives().iter();
+    lives
+        .rev()
+        .find(|life| (life.host, life.life) == (run.host, run.life))
+}
+
+/// No member runs more at once than it was told.
+fn check_concurrency(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
+    let most = evidence.scenario.concurrency;
+    let mut steps: BTreeMap<(usize, u32), Vec<(Duration, bool, &Run)>> = BTreeMap::new();
+    for run in runs {
+        let steps = steps.entry((run.host, run.life)).or_default();
+        steps.push((run.began, true, run));
+        steps.push((end_of(evidence, run), false, run));
+    }
+    for steps in steps.values_mut() {
+        // At equal times the ends come first.
+        steps.sort_by_key(|(at, begins, _)| (*at, *begins));
+        let mut running = 0_i64;
+        for (_, begins, run) in steps {
+            running += if *begins { 1 } else { -1 };
+            if running > most as i64 && end_of(evidence, run) > run.began {
+                let text = format!("{running} handlers run at once, {most} are allowed");
+                found.push(violation("C3 concurrency", Some(run), text));
+                break;
+            }
+        }
+    }
+}
+
+/// Each key in order, counting for each event the runs of its newest owner.
+fn check_order(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
+    let mut keys: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
+    for run in runs {
+        keys.entry(&run.key).or_default().push(run);
+    }
+    for runs in keys.values() {
+        check_newest(runs, found);
+        check_overlap(evidence, runs, found);
+        check_overtaking(evidence, runs, found);
+    }
+}
+
+/// What a store would have that fences: of each event, what its newest owner did.
+fn check_newest(runs: &[&Run], found: &mut Vec<Violation>) {
+    let mut newest: BTreeMap<u64, (&Run, Duration)> = BTreeMap::new();
+    for run in runs {
+        let Some((at, Ended::Ok)) = run.ended else {
+            continue;
+        };
+        let known = newest.entry(run.seq).or_insert((run, at));
+        if run.epoch >= known.0.epoch {
+            *known = (run, at);
+        }
+    }
+    let mut last: Option<(&Run, Duration)> = None;
+    for (run, at) in newest.into_values() {
+        if let Some((before, before_at)) = last
+            && before_at > at
+        {
+            let text = format!(
+                "sequence {} was done at {at:?} under {:?}, and {} before it only at {before_at:?} under {:?}",
+                run.seq, run.epoch, before.seq, before.epoch
+            );
+            found.push(violation("C10 key order", Some(run), text));
+        }
+        last = Some((run, at));
+    }
+}
+
+/// One at a time under one owner.
+fn check_overlap(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violation>) {
+    for (index, run) in runs.iter().enumerate() {
+        let overlaps = |other: &&&Run| {
+            other.epoch == run.epoch
+                && (other.host, other.life) == (run.host, run.life)
+                && end_of(evidence, other) > run.began
+        };
+        if let Some(other) = runs[..index].iter().find(overlaps) {
+            let text = format!(
+                "sequence {} began while {} was still running under {:?}",
+                run.seq, other.seq, run.epoch
+            );
+            found.push(violation("C10 one of a key at a time", Some(run), text));
+        }
+    }
+}
+
+/// Nothing begins before what is in front of it is done or given up.
+fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violation>) {
+    let scenario = evidence.scenario;
+    let settled = |seq: u64, by: Duration| {
+        let Some((n, _)) = evidence.stored.get(&seq) else {
+            return true;
+        };
+        let script = evidence.common.script(*n);
+        let before = runs.iter().filter(|run| run.seq == seq && run.began <= by);
+        let (mut failures, mut starts) = (0, 0);
+        for run in before {
+            starts += 1;
+            match run.ended {
+                Some((at, Ended::Ok)) if at <= by => return true,
+                Some((at, Ended::Failed)) if at <= by => failures = failures.max(run.attempt),
+                _ => {}
+            }
+        }
+        match script {
+            Script::Permanent => failures > 0,
+            Script::NeverWorks => failures >= scenario.attempts,
+            Script::Kills(times) => script.dead(true).is_some() && starts >= times.min(5),
+            _ => false,
+        }
+    };
+    let seqs: BTreeSet<u64> = runs.iter().map(|run| run.seq).collect();
+    for run in runs {
+        for seq in seqs.range(..run.seq) {
+            if !settled(*seq, run.began) {
+                let text = format!(
+                    "sequence {} began (attempt {}, epoch {:?}) before {seq} was done or given up",
+                    run.seq, run.attempt, run.epoch
+                );
+                found.push(violation("C10 no overtaking", Some(run), text));
+                return;
+            }
+        }
+    }
+}
+
+/// What was done again although it had worked, and why.
+fn check_repeats(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) -> Repeats {
+    let mut repeats = Repeats::default();
+    let faults = &evidence.scenario.faults;
+    for runs in by_event(runs).values() {
+        let mut worked: Option<(&Run, Duration)> = None;
+        for run in runs {
+            if let Some((first, at)) = worked
+                && run.began >= at
+            {
+                let life = life_of(evidence, first);
+                let froze = life.is_some_and(|life| life.frozen.iter().any(|(_, to)| *to > at));
+                let cause = match life.and_then(|life| life.end) {
+                    Some((end, End::Killed)) if end <= run.began => &mut repeats.after_kill,
+                    _ if froze => &mut repeats.after_freeze,
+                    Some((end, End::Stopped)) if end <= run.began => &mut repeats.after_stop,
+                    _ => &mut repeats.otherwise,
+                };
+                *cause += 1;
+                let kills_only = faults.kills > 0.0
+                    && super::Faults {
+                        kills: 0.0,
+                        ..faults.clone()
+                    }
+                    .is_calm();
+                let killed = life
+                    .and_then(|life| life.end)
+                    .is_some_and(|(end, how)| how == End::Killed && end <= run.began);
+                if faults.is_calm() || (kills_only && !killed) {
+                    let text = format!(
+                        "event {} ran again at {:?}, having worked at {at:?}",
+                        run.n, run.began
+                    );
+                    found.push(violation("C2 progress survives", Some(run), text));
+                }
+            }
+            if let Some((at, Ended::Ok)) = run.ended {
+                worked = Some((run, at));
+            }
+        }
+    }
+    repeats
+}
+
+impl fmt::Display for Verdict {
+    /// What went wrong, what came before it, and how to see it again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scenario, .. } = self;
+        writeln!(f, "{scenario:?}")?;
+        for violation in self.violations.iter().take(10) {
+            let Violation {
+                property,
+                key,
+                at,
+                text,
+            } = violation;
+            let key = key.as_deref().unwrap_or("no key");
+            writeln!(f, "VIOLATED {property} ({key}, at {at:?}): {text}")?;
+        }
+        let about = self.violations.iter().find(|one| one.key.is_some());
+        if let Some(about) = about.or(self.violations.first()) {
+            let whole = std::env::var_os("TRUNKLINE_TRACE").is_some();
+            let lines: Vec<_> = self
+                .lines
+                .iter()
+                .filter(|line| whole || concerns(line, about))
+                .collect();
+            let shown = if whole { lines.len() } else { SHOWN };
+            for line in &lines[lines.len().saturating_sub(shown)..] {
+                let at = line.at.as_secs_f64();
+                writeln!(f, "{at:>10.4} {:<10} {}", line.host, line.text)?;
+            }
+        }
+        write!(
+            f,
+            "replay: TRUNKLINE_SEED={} cargo nextest run -p trunkline-testing --test simulation",
+            scenario.seed
+        )
+    }
+}
+
+/// Whether a line of the trace helps to understand a violation.
+fn concerns(line: &Line, about: &Violation) -> bool {
+    /// What befalls a whole process, or everybody.
+    const GENERAL: [&str; 10] = [
+        "starts",
+        "ends:",
+        "stands",
+        "goes on",
+        "is told",
+        "is away",
+        "is back",
+        "is connected",
+        "loses",
+        "everything",
+    ];
+    let text = line.text.as_str();
+    let until = about.at.map(|at| at + Duration::from_secs(1));
+    if until.is_some_and(|until| line.at > until) || text.contains("\"beat\"") {
+        return false;
+    }
+    let Some(key) = about.key.as_deref() else {
+        return !text.starts_with("sends");
+    };
+    let slot = trunkline::core::key::slot(key);
+    // The records of the key's partition, and those of its slot.
+    let records = [
+        format!(".P16.{:03}", slot % 16),
+        format!(".s.{slot:03}."),
+        format!(".s.{slot}."),
+    ];
+    GENERAL.iter().any(|general| text.starts_with(general))
+        || text.contains(key)
+        || records.iter().any(|record| text.contains(record))
+        || text.contains("gives up")
+        || text.contains("its member")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs of one key, each as sequence, epoch and when it succeeded.
+    fn found(runs: &[(u64, u64, u64)]) -> usize {
+        let run = |(seq, epoch, at): &(u64, u64, u64)| Run {
+            host: 0,
+            life: 1,
+            seq: *seq,
+            n: 0,
+            key: "key".to_owned(),
+            attempt: 1,
+            epoch: Some((0, *epoch)),
+            began: Duration::from_secs(*at),
+            ended: Some((Duration::from_secs(*at), Ended::Ok)),
+        };
+        let runs: Vec<_> = runs.iter().map(run).collect();
+        let mut found = Vec::new();
+        check_newest(&runs.iter().collect::<Vec<_>>(), &mut found);
+        found.len()
+    }
+
+    #[test]
+    fn c10_counts_for_each_event_what_its_newest_owner_did() {
+        assert_eq!(found(&[(1, 5, 1), (2, 5, 2), (3, 5, 3)]), 0);
+        // What was done and not committed is done again, in order.
+        assert_eq!(found(&[(1, 5, 1), (2, 5, 2), (1, 9, 4), (2, 9, 5)]), 0);
+        // One that was taken for dead is late, and its store has fenced it.
+        assert_eq!(found(&[(1, 9, 4), (2, 9, 5), (1, 5, 6)]), 0);
+        assert_eq!(found(&[(2, 5, 1), (1, 5, 2)]), 1);
+        assert_eq!(found(&[(1, 5, 1), (3, 9, 4), (2, 9, 5)]), 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! What handlers did and publishers were told, kept outside of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use trunkline::Seq;
+
+use super::host::Port;
+use super::world::HostId;
+
+/// One run of a handler.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Where.
+    pub host: HostId,
+    /// In which process of that host.
+    pub life: u32,
+    /// The event's place in its stream.
+    pub seq: Seq,
+    /// Which event.
+    pub n: u32,
+    /// Its key.
+    pub key: String,
+    /// Which attempt it was said to be.
+    pub attempt: u32,
+    /// Under which ownership, if its consumer has that: the generation and the revision.
+    pub epoch: Option<(u64, u64)>,
+    /// When it began.
+    pub began: Duration,
+    /// When and how it ended; none if its process was killed.
+    pub ended: Option<(Duration, Ended)>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The handler succeeded.
+    Ok,
+    /// It failed, or panicked.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// What handlers did and publishers were told.
+#[derive(Default)]
+pub struct Journal {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    runs: Vec<Run>,
+    /// Events that were acknowledged to their publisher, and where they are stored.
+    acknowledged: BTreeMap<u32, Seq>,
+    /// Events that were refused for good, and why.
+    refused: Vec<(u32, String)>,
+    /// Acknowledged events whose handler has not succeeded yet.
+    open: BTreeSet<u32>,
+    worked: BTreeSet<u32>,
+    starts: BTreeMap<u32, u32>,
+}
+
+impl Journal {
+    /// Every run in the order of its beginning.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs = self.kept.lock().runs.clone();
+        runs.sort_by_key(|run| run.began);
+        runs
+    }
+
+    pub(crate) fn acknowledge(&self, n: u32, seq: Seq) {
+        let mut kept = self.kept.lock();
+        kept.acknowledged.insert(n, seq);
+        if !kept.worked.contains(&n) {
+            kept.open.insert(n);
+        }
+    }
+
+    pub(crate) fn refuse(&self, n: u32, why: String) {
+        self.kept.lock().refused.push((n, why));
+    }
+
+    pub(crate) fn acknowledged(&self) -> BTreeMap<u32, Seq> {
+        self.kept.lock().acknowledged.clone()
+    }
+
+    pub(crate) fn refused(&self) -> Vec<(u32, String)> {
+        self.kept.lock().refused.clone()
+    }
+
+    /// Acknowledged events whose handler has not succeeded yet.
+    pub(crate) fn open(&self) -> BTreeSet<u32> {
+        self.kept.lock().open.clone()
+    }
+
+    /// Notes that a run begins; also how often the event had started before.
+    pub(crate) fn begin(self: &Arc<Self>, port: &Arc<Port>, run: Run) -> (Running, u32) {
+        let mut kept = self.kept.lock();
+        let starts = kept.starts.entry(run.n).or_default();
+        let before = *starts;
+        *starts += 1;
+        port.note(100 + u64::from(run.n), || {
+            let Run {
+                n,
+                key,
+                seq,
+                attempt,
+                epoch,
+                ..
+            } = &run;
+            format!("begins event {n} of {key}, sequence {seq}, attempt {attempt}, epoch {epoch:?}")
+        });
+        let place = kept.runs.len();
+        kept.runs.push(run);
+        drop(kept);
+        let running = Running {
+            journal: Arc::clone(self),
+            port: Arc::clone(port),
+            place,
+            is_over: false,
+        };
+        (running, before)
+    }
+}
+
+/// A run under way. Dropped, it was cancelled, or killed with its process.
+pub(crate) struct Running {
+    journal: Arc<Journal>,
+    port: Arc<Port>,
+    place: usize,
+    is_over: bool,
+}
+
+impl Running {
+    pub(crate) fn end(mut self, how: Ended) {
+        self.note(how);
+    }
+
+    fn note(&mut self, how: Ended) {
+        self.is_over = true;
+        if self.port.is_dead() {
+            return;
+        }
+        let at = self.port.now();
+        let mut kept = self.journal.kept.lock();
+        let run = &mut kept.runs[self.place];
+        run.ended = Some((at, how));
+        let n = run.n;
+        self.port.note(how as u64 + 20, || {
+            format!("ends event {n} of {}: {how:?}", run.key)
+        });
+        if how == Ended::Ok {
+            kept.open.remove(&n);
+            kept.worked.insert(n);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.note(Ended::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Consumers in simulated worlds, hundreds of them, each from a seed.
+//!
+//! `TRUNKLINE_SEEDS=N` tries N of each kind, `TRUNKLINE_SEED=n` one alone.
+
+use trunkline_testing::sim::{
+    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_seeds,
+};
+
+fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
+    let summary = try_seeds(seeds(otherwise), sharing, faults);
+    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
+    println!("{sharing:?}: {summary}");
+    summary
+}
+
+#[test]
+fn c1_a_shared_consumer_handles_everything_whatever_befalls_it() {
+    check(600, Sharing::Shared, &Faults::all());
+}
+
+#[test]
+fn c2_a_shared_consumer_repeats_nothing_when_members_come_and_go() {
+    let summary = check(300, Sharing::Shared, &Faults::deployments());
+    assert_eq!(summary.repeats, Repeats::default());
+}
+
+#[test]
+fn c2_a_shared_consumer_repeats_after_kills_what_was_not_settled_and_nothing_else() {
+    let summary = check(300, Sharing::Shared, &Faults::crashes());
+    let after_kill = summary.repeats.after_kill;
+    assert_eq!(
+        summary.repeats,
+        Repeats {
+            after_kill,
+            ..Repeats::default()
+        }
+    );
+}
+
+/// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must
+/// be told of it.
+#[test]
+fn the_judge_sees_that_a_shared_consumer_keeps_no_order() {
+    let mut broken = 0;
+    for seed in 0..20 {
+        let scenario = Scenario {
+            judged: Sharing::Ordered,
+            members: 3,
+            concurrency: 16,
+            ..Scenario::from_seed(seed, Sharing::Shared, Faults::crashes())
+        };
+        let verdict = scenario.run();
+        let order = |violation: &Violation| violation.property.starts_with("C10");
+        broken += u32::from(verdict.violations.iter().any(order));
+    }
+    assert!(broken >= 15, "only {broken} of 20 worlds were out of order");
+}
+
+#[test]
+fn a_seed_decides_everything_that_happens() {
+    let run = |seed| Scenario::from_seed(seed, Sharing::Shared, Faults::all()).run();
+    let mut fingerprints = Vec::new();
+    for seed in 0..10 {
+        let (first, again) = (run(seed), run(seed));
+        assert_eq!(first.fingerprint, again.fingerprint, "seed {seed}");
+        assert_eq!(first.runs, again.runs, "seed {seed}");
+        fingerprints.push(first.fingerprint);
+    }
+    fingerprints.sort_unstable();
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), 10, "other seeds are other worlds");
+}
