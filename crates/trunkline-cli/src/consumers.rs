@@ -1,25 +1,40 @@
-//! `trunkline consumers`: who reads durably, and how far they are.
+//! `trunkline consumers`: who reads durably, how far they are, what holds them up, and what operators
+//! do about it.
+
+mod change;
+mod shown;
+mod standing;
+mod why;
 
 use clap::{Args, Subcommand};
 use trunkline::explain::ConsumerTerms;
-use trunkline::{Bus, Error, ErrorKind, Explanation, Name, Result};
+use trunkline::{Bus, Name, Result};
 
-use crate::ask;
 use crate::console::Console;
 use crate::exit::Exit;
-use crate::figures::{duration, grouped};
+use crate::figures::grouped;
 use crate::look::Style;
 use crate::replay::name;
-use crate::table::{Cell, Facts, Table};
+use crate::table::{Cell, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Consumers {
-    /// Every consumer and what it has before it.
+    /// Every consumer, who works on it, and what it has before it.
     List,
-    /// One consumer, on every stream that it reads.
+    /// One consumer with its members, on every stream that it reads.
     Show(Show),
+    /// Say what holds a consumer up, and what to do. Ends with 1 if something does.
+    Why(Show),
+    /// One line a consumer: name, stream, events and seconds that it is behind.
+    Lag(Lag),
+    /// Let a consumer start nothing until it is resumed.
+    Pause(change::Pause),
+    /// Take back a pause.
+    Resume(change::Resume),
+    /// Let a consumer handle everything from a position on again.
+    Reset(change::Reset),
     /// Delete a consumer with its progress.
-    Delete(Delete),
+    Delete(change::Delete),
 }
 
 #[derive(Debug, Args)]
@@ -30,39 +45,24 @@ pub(crate) struct Show {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Delete {
-    /// The consumer.
+pub(crate) struct Lag {
+    /// This consumer only.
     #[arg(value_name = "NAME", value_parser = name)]
-    consumer: Name,
-    /// On this stream only.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    stream: Option<Name>,
-    /// Do not ask.
-    #[arg(long, short)]
-    yes: bool,
+    consumer: Option<Name>,
 }
 
 pub(crate) async fn run(bus: &Bus, command: &Consumers, console: &mut Console) -> Result<Exit> {
     match command {
-        Consumers::List => list(&bus.explain().await?, console)?,
-        Consumers::Show(options) => show(&bus.explain().await?, &options.consumer, console)?,
-        Consumers::Delete(options) => return delete(bus, options, console).await,
+        Consumers::List => shown::list(bus, console).await?,
+        Consumers::Show(options) => shown::show(bus, &options.consumer, console).await?,
+        Consumers::Lag(options) => shown::lags(bus, options.consumer.as_ref(), console).await?,
+        Consumers::Why(options) => return why::why(bus, &options.consumer, console).await,
+        Consumers::Pause(options) => return change::pause(bus, options, console).await,
+        Consumers::Resume(options) => return change::resume(bus, options, console).await,
+        Consumers::Reset(options) => return change::reset(bus, options, console).await,
+        Consumers::Delete(options) => return change::delete(bus, options, console).await,
     }
     Ok(Exit::Done)
-}
-
-fn list(explanation: &Explanation, console: &mut Console) -> Result<()> {
-    if console.json {
-        return console.json_document(&explanation.consumers);
-    }
-    if explanation.consumers.is_empty() {
-        console.note("there is no consumer; one is made when it starts");
-        return Ok(());
-    }
-    console
-        .out
-        .text(table(&explanation.consumers, |_| true).render(console.look))?;
-    console.out.flush()
 }
 
 /// The consumers that are wanted, one a row.
@@ -90,123 +90,6 @@ pub(crate) fn table(consumers: &[ConsumerTerms], wanted: impl Fn(&ConsumerTerms)
     table
 }
 
-fn show(explanation: &Explanation, name: &Name, console: &mut Console) -> Result<()> {
-    let found: Vec<&ConsumerTerms> = explanation
-        .consumers
-        .iter()
-        .filter(|consumer| consumer.name == *name)
-        .collect();
-    if found.is_empty() {
-        return Err(unknown(explanation, name));
-    }
-    if console.json {
-        return console.json_document(&found);
-    }
-    for (index, consumer) in found.iter().enumerate() {
-        if index > 0 {
-            console.out.text("\n")?;
-        }
-        let mut facts = Facts::default();
-        facts.add("consumer", consumer.name.as_str());
-        facts.add("stream", consumer.stream.as_str());
-        facts.add("filters", filters(consumer));
-        facts.add("began at", &consumer.start);
-        facts.add("ack wait", duration(consumer.ack_wait));
-        facts.add("pending", grouped(consumer.pending));
-        facts.add(
-            "in flight",
-            format!(
-                "{} of {} at most",
-                grouped(consumer.in_flight),
-                grouped(consumer.max_in_flight as u64)
-            ),
-        );
-        facts.add(
-            "floor",
-            format!(
-                "{}: everything up to it is settled",
-                grouped(consumer.floor)
-            ),
-        );
-        match consumer.expired_at_most {
-            0 => facts.add("expired", "0"),
-            expired => facts.styled(
-                "expired",
-                Style::Bad,
-                format!(
-                    "{} at most: retention took them before they were handled",
-                    grouped(expired)
-                ),
-            ),
-        }
-        console.out.text(facts.render(console.look))?;
-    }
-    console.out.flush()
-}
-
-async fn delete(bus: &Bus, options: &Delete, console: &mut Console) -> Result<Exit> {
-    let Delete {
-        consumer,
-        stream,
-        yes,
-    } = options;
-    if !yes {
-        let explanation = bus.explain().await?;
-        let at = |found: &&ConsumerTerms| {
-            found.name == *consumer && stream.as_ref().is_none_or(|stream| found.stream == *stream)
-        };
-        let found: Vec<&ConsumerTerms> = explanation.consumers.iter().filter(at).collect();
-        if found.is_empty() {
-            return Err(unknown(&explanation, consumer));
-        }
-        let pending: u64 = found.iter().map(|consumer| consumer.pending).sum();
-        let question = format!(
-            "delete consumer {consumer} with its progress ({} events pending)?",
-            grouped(pending)
-        );
-        let unasked = format!("deleting consumer {consumer} loses its progress");
-        if !ask::agreed(console, &question, &unasked).await? {
-            console.note("nothing was deleted");
-            return Ok(Exit::Failed);
-        }
-    }
-    let deleted = bus.delete_consumer(consumer, stream.as_ref()).await?;
-    if console.json {
-        let deleted: Vec<_> = deleted
-            .iter()
-            .map(|at| serde_json::json!({"name": at.consumer.as_str(), "stream": at.stream.as_str()}))
-            .collect();
-        console.json_document(&deleted)?;
-    } else {
-        for at in deleted {
-            console.out.line(format!(
-                "deleted consumer {} of stream {}",
-                at.consumer, at.stream
-            ))?;
-        }
-        console.out.flush()?;
-    }
-    Ok(Exit::Done)
-}
-
-fn unknown(explanation: &Explanation, name: &Name) -> Error {
-    let mut known: Vec<&str> = explanation
-        .consumers
-        .iter()
-        .map(|consumer| consumer.name.as_str())
-        .collect();
-    known.dedup();
-    let hint = if known.is_empty() {
-        "there is none at all".to_owned()
-    } else {
-        format!("there are {}", known.join(", "))
-    };
-    Error::new(
-        ErrorKind::NoSuchConsumer,
-        format!("there is no consumer {name}; {hint}"),
-    )
-}
-
 fn expired(consumer: &ConsumerTerms) -> Cell {
     let style = if consumer.expired_at_most > 0 {
         Style::Bad
@@ -231,6 +114,8 @@ mod tests {
 
     use trunkline::core::engine::{Change, ConsumerRef, ConsumerSpec};
     use trunkline::{Filter, Start};
+
+    use trunkline::ErrorKind;
 
     use super::*;
     use crate::console::tests::kept;
@@ -265,12 +150,26 @@ mod tests {
     #[tokio::test]
     async fn a_consumer_is_shown_on_every_stream() {
         let bus = consumed().await;
+        let list = told(&bus, &Consumers::List, 90, false).await;
+        let cells: Vec<Vec<&str>> = list
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|cell| !cell.is_empty())
+                    .collect()
+            })
+            .collect();
         assert_eq!(
-            told(&bus, &Consumers::List, 90, false).await,
-            "consumer  stream    pending  in flight  floor  expired  filters\n\
-             billing   COMMANDS        0          0      0        0  commands.x\n\
-             billing   EVENTS          3          0      0        0  events.order.>\n"
+            cells[0],
+            [
+                "consumer", "stream", "mode", "state", "members", "lag", "behind", "filters"
+            ]
         );
+        let (commands, events) = (&cells[1], &cells[2]);
+        assert_eq!(commands[..4], ["billing", "COMMANDS", "shared", "idle"]);
+        assert_eq!(events[..4], ["billing", "EVENTS", "shared", "running"]);
+        assert_eq!((events[5].trim(), events[7]), ("3", "events.order.>"));
         let show = Consumers::Show(crate::parsed(&["billing"]));
         let text = told(&bus, &show, 40, false).await;
         assert!(

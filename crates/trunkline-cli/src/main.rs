@@ -43,6 +43,8 @@ mod bench;
 mod completions;
 mod log;
 mod up;
+#[cfg(unix)]
+mod worker;
 
 #[cfg(test)]
 mod filled;
@@ -99,6 +101,10 @@ enum Command {
     /// Durable consumers and what they have before them.
     #[command(subcommand)]
     Consumers(consumers::Consumers),
+    /// Handle the events of a consumer with a command in any language.
+    // Groups of processes and signals are what it is made of.
+    #[cfg(unix)]
+    Worker(worker::Worker),
     /// Dead letters: what consumers gave up, to be looked at, run again or given up for good.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -151,6 +157,8 @@ async fn run(command: Command, global: &Global) -> Result<Exit> {
             };
         }
         Command::Topology(command) => return topology::topology(&command, global).await,
+        #[cfg(unix)]
+        Command::Worker(options) => return worker::worker(options, global).await,
         // Ctrl-c ends the process: it only reads, and what it mends can be mended again.
         Command::Log(command) => return log::run(&command, &mut Console::standard(global)),
         command => command,
@@ -200,6 +208,8 @@ async fn ending(command: Command, bus: &trunkline::Bus, console: &mut Console) -
         | Command::Sub(_)
         | Command::Tail(_)
         | Command::Bench(_) => Ok(Exit::Done), // Were run above.
+        #[cfg(unix)]
+        Command::Worker(_) => Ok(Exit::Done),
     }
 }
 

@@ -158,9 +158,13 @@ fn part_of(file: &str, part: &str) -> String {
 }
 
 /// What is run below.
-const RUN: [&str; 10] = [
+const RUN: [&str; 15] = [
+    "guide/bill.py",
     "guide/configured.toml",
     "guide/http_door.sh",
+    "guide/operate.sh",
+    "guide/worker.sh",
+    "guide/workers.sh",
     "src/bin/axum_server.rs",
     "src/bin/configured.rs",
     "src/bin/dead_letters.rs",
@@ -350,6 +354,64 @@ fn the_http_door_answers_curl() {
     ] {
         assert_eq!(text.matches(wanted).count(), times, "{wanted} in {text}");
     }
+    up.stop();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_worker_bills_orders_with_a_script_and_is_operated() {
+    let trunkline = trunkline();
+    let arguments = [
+        "up",
+        "--url",
+        "memory:",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ];
+    let mut up = Program::start(Command::new(&trunkline).args(arguments));
+    let ready: serde_json::Value = serde_json::from_str(&up.line()).unwrap();
+    let url = ready["listening"].as_str().unwrap().to_owned();
+    let mut path = trunkline.parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let script = |name: &str| {
+        let folder = Path::new(CRATE).join("guide");
+        let mut script = Command::new(folder.join(name));
+        script
+            .current_dir(folder)
+            .env("TRUNKLINE_URL", &url)
+            .env("PATH", &path);
+        script
+    };
+    assert_eq!(output_of(&mut script("workers.sh")).len(), 2);
+    let mut worker = Program::start(&mut script("worker.sh"));
+    assert_eq!(worker.line(), "billed o-1: 4200 cents");
+    // The other becomes a dead letter; until it is one, a reset is refused.
+    let began = std::time::Instant::now();
+    loop {
+        let mut show = Command::new(&trunkline);
+        show.args(["consumers", "show", "billing", "--json", "--url", &url]);
+        let shown: serde_json::Value =
+            serde_json::from_str(&output_of(&mut show).join("\n")).unwrap();
+        if shown[0]["dead"] == 1 && shown[0]["running"] == 0 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{shown}");
+    }
+    let operated = output_of(&mut script("operate.sh")).join("\n");
+    for wanted in [
+        "mode:         ordered",
+        "paused consumer billing (the bank is closed); 1 members confirmed",
+        "\nbilling EVENTS ",
+        "resumed consumer billing; 1 members confirmed",
+        "reset consumer billing to first",
+    ] {
+        assert!(operated.contains(wanted), "{wanted} in {operated}");
+    }
+    // Everything from the first event on is handled again.
+    assert_eq!(worker.line(), "billed o-1: 4200 cents");
+    assert_eq!(worker.stop(), "");
     up.stop();
 }
 

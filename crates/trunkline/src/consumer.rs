@@ -26,6 +26,7 @@ mod receiver;
 mod retry;
 mod settings;
 mod turn;
+mod untyped;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,7 +43,7 @@ use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 use crate::bus::Bus;
 use crate::event::{Class, Event, Stored};
 use crate::failure::Classify;
-use crate::handler::{Handler, Registered, Registration};
+use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, Registration};
 use crate::layer::HandleLayer;
 use idempotent::Idempotent;
 use member::{Member, Source};
@@ -82,6 +83,7 @@ pub struct Consumer {
     bus: Bus,
     name: String,
     handlers: Vec<Arc<dyn Registered>>,
+    raw: Vec<RawRegistration>,
     layers: Vec<Arc<dyn HandleLayer>>,
     from: Position,
     concurrency: usize,
@@ -113,6 +115,7 @@ impl Consumer {
             bus,
             name,
             handlers: Vec::new(),
+            raw: Vec::new(),
             from: Position::First,
             concurrency: 1,
             window_events: None,
@@ -147,6 +150,35 @@ impl Consumer {
         <H::Event as Event>::Delivery: Stored,
     {
         self.handlers.push(Arc::new(Registration::new(handler)));
+        self
+    }
+
+    /// Handles every durable event that the filter matches, whatever its type, with an async function
+    /// that gets it as it came. The filter is over the types' subjects, without the root; call it
+    /// once for each filter.
+    ///
+    /// A handler of the event's own type goes before it, and of two filters that match the one that
+    /// was given first. Events of one key are handled one after another, unless the consumer is
+    /// [`unordered`](Self::unordered); an event without a key waits for no other.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use trunkline::{Attempt, Bus, Filter, Incoming};
+    ///
+    /// async fn archive(event: Arc<Incoming>, Attempt(attempt): Attempt) {
+    ///     println!("{} at attempt {attempt}", event.envelope.event_type());
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> trunkline::Result<()> {
+    /// let bus = Bus::connect("memory:").await?;
+    /// let orders = Filter::new("order.>")?;
+    /// bus.consumer("archive").on_raw(orders, archive).start().await?;
+    /// # bus.close().await
+    /// # }
+    /// ```
+    pub fn on_raw<Args: 'static>(mut self, filter: Filter, handler: impl RawHandler<Args>) -> Self {
+        self.raw.push(RawRegistration::new(filter, handler));
         self
     }
 
@@ -349,6 +381,7 @@ impl Consumer {
                 ));
             }
         }
+        let raw = self.want_raw(&mut wanted)?;
         let duplicates = Arc::new(AtomicU64::new(0));
         let idempotent = match self.idempotency {
             Idempotency::Off => None,
@@ -367,6 +400,7 @@ impl Consumer {
                 .map(|(stream, _)| stream.clone())
                 .collect(),
             handlers,
+            raw,
             layers: std::mem::take(&mut self.layers),
             policy: self.policy.clone(),
             ack_wait: self.ack_wait,
@@ -422,7 +456,7 @@ impl Consumer {
 
     fn check(&self, name: &Name) -> Result<()> {
         let refuse = |kind, fault: &str| Err(Error::new(kind, format!("consumer {name} {fault}")));
-        if self.handlers.is_empty() {
+        if self.handlers.is_empty() && self.raw.is_empty() {
             return refuse(
                 ErrorKind::NoHandler,
                 "has no handler; give it one with `.on(handler)`",
@@ -524,7 +558,7 @@ impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
             .field("name", &self.name)
-            .field("handlers", &self.handlers.len())
+            .field("handlers", &(self.handlers.len() + self.raw.len()))
             .field("concurrency", &self.concurrency)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
@@ -589,6 +623,8 @@ struct Shared {
     /// The stream of each source of the shared member.
     streams: Vec<Name>,
     handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
+    /// Of whatever type; the filters with the root.
+    raw: Vec<(Filter, Arc<dyn Handles>)>,
     layers: Vec<Arc<dyn HandleLayer>>,
     policy: Policy,
     ack_wait: Duration,

@@ -1,5 +1,7 @@
 //! Handlers: plain async functions, the event first, then extractors.
 
+mod untyped;
+
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,6 +16,9 @@ use crate::event::{Event, EventInfo};
 use crate::extract::FromDelivery;
 use crate::failure::{Disposition, Failure};
 use crate::raw::Incoming;
+
+pub use untyped::RawHandler;
+pub(crate) use untyped::RawRegistration;
 
 /// An event on its way into a handler.
 #[derive(Clone, Debug)]
@@ -280,11 +285,15 @@ handler!(A2 A3 A4 A5 A6);
 handler!(A2 A3 A4 A5 A6 A7);
 handler!(A2 A3 A4 A5 A6 A7 A8);
 
-/// A handler whose types are forgotten.
-pub(crate) trait Registered: Send + Sync {
-    fn info(&self) -> Result<EventInfo>;
+/// A handler whose arguments are forgotten.
+pub(crate) trait Handles: Send + Sync {
     fn check(&self, bus: &Bus) -> Result<()>;
     fn call(&self, delivered: Delivered) -> Boxed<'static, Result<(), Failure>>;
+}
+
+/// A handler of one type of event.
+pub(crate) trait Registered: Handles {
+    fn info(&self) -> Result<EventInfo>;
 }
 
 pub(crate) struct Registration<H, Args> {
@@ -305,7 +314,9 @@ impl<H: Handler<Args>, Args> Registered for Registration<H, Args> {
     fn info(&self) -> Result<EventInfo> {
         EventInfo::of::<H::Event>()
     }
+}
 
+impl<H: Handler<Args>, Args> Handles for Registration<H, Args> {
     fn check(&self, bus: &Bus) -> Result<()> {
         bus.destination::<H::Event>()?;
         H::check(bus)

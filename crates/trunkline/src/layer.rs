@@ -37,7 +37,7 @@ use trunkline_core::engine::Boxed;
 
 use crate::bus::Inner;
 use crate::failure::Failure;
-use crate::handler::{Delivered, Registered};
+use crate::handler::{Delivered, Handles};
 use crate::publish::{Published, send_all};
 
 pub use crate::publish::Outgoing;
@@ -88,7 +88,7 @@ pub trait HandleLayer: Send + Sync + 'static {
 /// The rest of the way of an event to its handler.
 pub struct HandleNext<'a> {
     pub(crate) layers: &'a [Arc<dyn HandleLayer>],
-    pub(crate) handler: &'a dyn Registered,
+    pub(crate) handler: &'a dyn Handles,
 }
 
 impl<'a> HandleNext<'a> {

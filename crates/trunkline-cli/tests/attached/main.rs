@@ -13,9 +13,11 @@ mod publishing;
 mod following;
 mod replaying;
 mod watching;
+mod working;
 
 mod dead_letters;
 mod looking;
+mod operating;
 mod topology;
 
 mod outages;

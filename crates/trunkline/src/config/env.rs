@@ -20,6 +20,17 @@ pub const RESERVED: [&str; 4] = [
     "TRUNKLINE_LOG",
 ];
 
+/// What `trunkline worker` tells the commands that it runs. Such a command may well run `trunkline`.
+const OF_WORKERS: [&str; 7] = [
+    "TRUNKLINE_CONSUMER",
+    "TRUNKLINE_STREAM",
+    "TRUNKLINE_SEQ",
+    "TRUNKLINE_ATTEMPT",
+    "TRUNKLINE_EVENT_ID",
+    "TRUNKLINE_EVENT_TYPE",
+    "TRUNKLINE_KEY",
+];
+
 /// The variable of a setting: `TRUNKLINE_DOOR__LISTEN` of `door.listen`.
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
@@ -32,9 +43,12 @@ pub(super) fn read(
     given: &mut Given,
     problems: &mut Vec<Problem>,
 ) {
+    let is_setting = |name: &str| {
+        name.starts_with(PREFIX) && !RESERVED.contains(&name) && !OF_WORKERS.contains(&name)
+    };
     let mut variables: Vec<_> = variables
         .into_iter()
-        .filter(|(name, _)| name.starts_with(PREFIX) && !RESERVED.contains(&name.as_str()))
+        .filter(|(name, _)| is_setting(name))
         .collect();
     // In an order of its own, so that the same environment always gives the same answer.
     variables.sort();

@@ -1,5 +1,7 @@
 //! What operators see of consumers, and what they can do to them.
 
+mod by_engine;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -106,6 +108,15 @@ impl Bus {
                 .map(|state| state.backlog);
             all.push(self.status_of(at, control, backlog).await?);
         }
+        // What whoever is free handles may be known to the engine alone.
+        for state in inspection.consumers {
+            let at = &state.spec.at;
+            let is_it = |one: &ConsumerStatus| one.name == at.consumer && one.stream == at.stream;
+            if !all.iter().any(is_it) {
+                all.push(self.status_by_engine(state).await?);
+            }
+        }
+        all.sort_by(|one, other| (&one.name, &one.stream).cmp(&(&other.name, &other.stream)));
         Ok(all)
     }
 
@@ -285,16 +296,7 @@ impl Bus {
             .collect();
         known.retain(|(at, _)| at.consumer == *name);
         if known.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NoSuchConsumer,
-                match names.is_empty() {
-                    true => format!("there is no consumer {name}, nor any other"),
-                    false => format!(
-                        "there is no consumer {name}; there are {}",
-                        names.join(", ")
-                    ),
-                },
-            ));
+            return Err(self.without_records(name, &names).await?);
         }
         Ok(known)
     }

@@ -9,7 +9,7 @@ use super::Shared;
 use super::outputs::Outputs;
 use crate::dead_letter::{Attempt, Entry};
 use crate::failure::{Disposition, Failure};
-use crate::handler::{Delivered, Epoch, MemberContext, Registered};
+use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
 
@@ -83,7 +83,7 @@ pub(super) async fn run(
     let incoming = Incoming::stored(decoding, &stream, event)
         .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
     let event_type = incoming.envelope.event_type();
-    let Some(handler) = shared.handlers.get(event_type) else {
+    let Some(handler) = shared.handler_of(&incoming) else {
         let message = format!(
             "this member of consumer {} has no handler for {event_type:?}",
             context.consumer
@@ -103,15 +103,15 @@ pub(super) async fn run(
         outputs: Arc::clone(&outputs),
     };
     let Some(idempotent) = &shared.idempotent else {
-        return handle(shared, handler.as_ref(), delivered, &outputs).await;
+        return handle(shared, handler, delivered, &outputs).await;
     };
-    let handling = handle(shared, handler.as_ref(), delivered.clone(), &outputs);
+    let handling = handle(shared, handler, delivered.clone(), &outputs);
     idempotent.once(&delivered, handling).await
 }
 
 async fn handle(
     shared: &Shared,
-    handler: &dyn Registered,
+    handler: &dyn Handles,
     delivered: Delivered,
     outputs: &Outputs,
 ) -> Result<(), Failure> {

@@ -186,6 +186,8 @@ fn the_environment_goes_before_the_file_and_each_value_tells_where_it_came_from(
         ("TRUNKLINE_CONSUMERS__START", "17"),
         ("TRUNKLINE_CONFIG", "elsewhere.toml"),
         ("TRUNKLINE_LOG", "debug"),
+        // A command that a worker runs may well run `trunkline`.
+        ("TRUNKLINE_KEY", "o-1"),
         ("HOME", "/root"),
     ];
     let loaded = try_read(file, &env).unwrap();

@@ -1,0 +1,63 @@
+//! Consumers that the engine alone knows: whoever is free gets the next event, and the engine keeps
+//! how far they are.
+
+use trunkline_core::engine::{ConsumerState, Credit, Position};
+use trunkline_core::{Error, ErrorKind, Name, Result};
+
+use super::ConsumerStatus;
+use crate::bus::Bus;
+
+impl Bus {
+    /// Why a consumer that has no records cannot be changed: the engine alone knows it, or nobody.
+    pub(super) async fn without_records(&self, name: &Name, names: &[String]) -> Result<Error> {
+        let inspection = self.inner.engine.topology().inspect().await?;
+        let mut consumers = inspection.consumers.iter();
+        if consumers.any(|state| state.spec.at.consumer == *name) {
+            return Ok(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "consumer {name} gives its events to whoever is free and has no records of its own; it can \
+                     be shown and deleted, and it rests while its members are stopped"
+                ),
+            ));
+        }
+        Ok(Error::new(
+            ErrorKind::NoSuchConsumer,
+            match names.is_empty() {
+                true => format!("there is no consumer {name}, nor any other"),
+                false => format!(
+                    "there is no consumer {name}; there are {}",
+                    names.join(", ")
+                ),
+            },
+        ))
+    }
+
+    /// How a consumer stands that has no records.
+    pub(super) async fn status_by_engine(&self, state: ConsumerState) -> Result<ConsumerStatus> {
+        let ConsumerState { spec, backlog } = state;
+        let next = Position::Seq(backlog.floor + 1);
+        let one = Credit::items(1);
+        let log = self.inner.engine.log();
+        let page = log.read(&spec.at.stream, next, &spec.filters, one).await?;
+        let pending_at_most = backlog.pending + backlog.in_flight;
+        let first = page.events.first().filter(|_| pending_at_most > 0);
+        Ok(ConsumerStatus {
+            name: spec.at.consumer,
+            stream: spec.at.stream,
+            ordered: false,
+            filters: spec.filters,
+            paused: Vec::new(),
+            members: Vec::new(),
+            unowned: 0,
+            floor: backlog.floor,
+            pending_at_most,
+            oldest_pending: first.map(|event| event.at),
+            waiting: 0,
+            running: backlog.in_flight,
+            handled: 0,
+            dead: 0,
+            expired_at_most: backlog.expired_at_most,
+        })
+    }
+}
