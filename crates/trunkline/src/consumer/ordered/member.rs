@@ -442,7 +442,7 @@ impl Member {
         }
     }
 
-    fn caught_up(&mut self, from: Seq, page: Page, now: Instant) -> Result<()> {
+    fn caught_up(&mut self, from: Seq, page: &Page, now: Instant) -> Result<()> {
         // Who is further than this page began reads it in its turn, or begins in its middle.
         let reading: BTreeSet<u16> = self
             .partitions

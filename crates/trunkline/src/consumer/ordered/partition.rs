@@ -517,7 +517,7 @@ impl Partition {
             }
         }
         self.put_beside(event, &lane, Then::Nothing, now, |side| {
-            side.replays = Some(entry)
+            side.replays = Some(entry);
         })?;
         self.advance(&lane);
         Ok(())

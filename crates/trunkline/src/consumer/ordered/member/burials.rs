@@ -240,7 +240,7 @@ impl Member {
         };
         let (shared, dead) = (Arc::clone(&self.shared), self.dead(layout));
         self.tasks.spawn(async move {
-            let ops = again(&shared, &dead, run.seq, |record, at| record.replayed(at)).await;
+            let ops = again(&shared, &dead, run.seq, Record::replayed).await;
             Done::Replayed(run, ops)
         });
     }

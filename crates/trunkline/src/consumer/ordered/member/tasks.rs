@@ -78,16 +78,20 @@ impl Member {
     ) -> Ended {
         let at = self.shared.bus.inner.clock.now();
         let policy = &self.shared.policy;
-        let (delay, counts, reason, error) =
-            match policy.judge(Some(failure), counters, at, trunkline_core::random::random()) {
-                Verdict::Again {
-                    delay,
-                    counts,
-                    reason,
-                    error,
-                } => (Some(delay), counts, reason, error),
-                Verdict::Dead { reason, error } => (None, true, reason, error),
-            };
+        let (delay, counts, reason, error) = match policy.judge(
+            Some(failure),
+            counters,
+            at,
+            trunkline_core::random::random(),
+        ) {
+            Verdict::Again {
+                delay,
+                counts,
+                reason,
+                error,
+            } => (Some(delay), counts, reason, error),
+            Verdict::Dead { reason, error } => (None, true, reason, error),
+        };
         if reason != SNOOZED {
             let (event_id, event_type) = self.id_and_type(event);
             tracing::warn!(
@@ -161,7 +165,7 @@ impl Member {
             Done::Page(from, page) => {
                 self.catching_up = false;
                 match page {
-                    Ok(page) => self.caught_up(from, page, now),
+                    Ok(page) => self.caught_up(from, &page, now),
                     Err(error) if error.retryable() => {
                         tracing::warn!(
                             consumer = %self.shared.name, stream = %self.place.stream, %error,
