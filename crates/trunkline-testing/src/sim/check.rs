@@ -264,7 +264,9 @@ fn life_of<'a>(evidence: &Evidence<'a>, run: &Run) -> Option<&'a Life> {
 /// No member runs more at once than it was told.
 fn check_concurrency(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
     let most = evidence.scenario.concurrency;
-    let mut steps: BTreeMap<(usize, u32), Vec<(Duration, bool, &Run)>> = BTreeMap::new();
+    /// When a run began, or ended, of each life of a host.
+    type Steps<'a> = BTreeMap<(usize, u32), Vec<(Duration, bool, &'a Run)>>;
+    let mut steps = Steps::new();
     for run in runs {
         let steps = steps.entry((run.host, run.life)).or_default();
         steps.push((run.began, true, run));

@@ -55,7 +55,7 @@ impl Process {
     /// Dies at once, as by SIGKILL.
     pub async fn die(&self) {
         self.port.die();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// How long the world has been there.
@@ -161,7 +161,7 @@ impl Port {
         link
     }
 
-    pub(crate) fn set_link(&self, link: Link) {
+    pub(crate) fn set_link(&self, link: &Link) {
         let mut connection = self.connection.lock();
         connection.link = link.clone();
         for watcher in &connection.watchers {
@@ -174,7 +174,7 @@ impl Port {
     /// Connects again, unless the process has closed the connection for good.
     pub(crate) fn mend_link(&self) {
         if self.connection.lock().link != Link::Closed {
-            self.set_link(Link::Connected);
+            self.set_link(&Link::Connected);
         }
     }
 

@@ -100,7 +100,7 @@ impl Engine for SimNet {
 
     fn close(&self) -> Boxed<'_, ()> {
         self.closed.happen();
-        self.port.set_link(Link::Closed);
+        self.port.set_link(&Link::Closed);
         Box::pin(std::future::ready(()))
     }
 }

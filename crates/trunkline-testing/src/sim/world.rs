@@ -531,7 +531,7 @@ impl World {
         self.hub.note(self.now, &self.hosts[id].name, 10, || {
             "loses its connection".to_owned()
         });
-        running.port.set_link(link);
+        running.port.set_link(&link);
         // Whoever waited for one of these is told that nobody knows what became of it.
         self.lost.retain(|packet| packet.host != id);
         self.wake(id, self.now + AT_ONCE);

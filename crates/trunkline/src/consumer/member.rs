@@ -1,15 +1,15 @@
 //! One running member: fetches, runs, settles, and hands over cleanly when it stops.
 
 mod job;
+mod source;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use trunkline_core::engine::{Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, Token};
+use trunkline_core::engine::{Batch, Credit, Delivery, Fetched, Settle, Token};
 use trunkline_core::random::random;
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
@@ -21,38 +21,20 @@ use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
 use crate::failure::Failure;
 use crate::handler::MemberContext;
 use job::Hands;
+use source::fetch;
 
-/// How much longer an event of a type that this member does not know waits each time, before
-/// another member may have it.
+pub(super) use source::Source;
+
+/// How much longer each time an event that this member cannot have at work waits before another
+/// member may have it, and how long at most.
 const HAND_ON: Duration = Duration::from_secs(1);
+const LONGEST_HAND_ON: Duration = Duration::from_secs(30);
 /// How long to leave an engine alone that cannot be reached, or is otherwise about to recover.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long after its deadline a stop still waits for an engine that does not answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_DEAD_LETTER_WAIT: Duration = Duration::from_secs(30);
-
-/// Where a member gets its events from: one consumer of one stream.
-pub(super) struct Source {
-    pub(super) stream: Name,
-    feed: Box<dyn Feed>,
-    settler: Arc<dyn Settler>,
-    fetched: Vec<Delivery>,
-    /// Decided and not yet told to the engine.
-    settling: Batch<(Token, Settle)>,
-}
-
-impl Source {
-    pub(super) fn new(stream: Name, feed: Box<dyn Feed>, settler: Arc<dyn Settler>) -> Self {
-        Self {
-            stream,
-            feed,
-            settler,
-            fetched: Vec::new(),
-            settling: Batch::new(),
-        }
-    }
-}
 
 pub(super) struct Member {
     shared: Arc<Shared>,
@@ -224,11 +206,22 @@ impl Member {
         let from = &mut self.sources[source];
         match fetched {
             Fetched::Deliveries(_) => {
-                self.pool.push(
-                    from.fetched
-                        .drain(..)
-                        .map(|delivery| Turn::new(source, delivery)),
-                );
+                // What comes again although it is still at work here, its lease having ended, is for
+                // others: a handler that blocks its thread would block the next one too.
+                let pool = &self.pool;
+                let is_at_work = |again: &mut Delivery| {
+                    let is_same =
+                        |job: &Turn| (job.source, job.event.seq) == (source, again.event.seq);
+                    again.delivered_hint > 1 && pool.is_running(is_same)
+                };
+                let at_work: Vec<_> = from.fetched.extract_if(.., is_at_work).collect();
+                let turn = |delivery| Turn::new(source, delivery);
+                self.pool.push(from.fetched.drain(..).map(turn));
+                for mut turn in at_work.into_iter().map(turn) {
+                    turn.for_others = true;
+                    let delay = hand_on(&turn);
+                    self.wait(turn, delay);
+                }
                 Ok(())
             }
             Fetched::Gap(gap) => {
@@ -320,9 +313,7 @@ impl Member {
         }
         // A type that nobody here knows is known to another member, or will be: sooner at first.
         let delay = match delay {
-            Some(delay) if turn.for_others && !counts => {
-                Some(delay.min(HAND_ON.saturating_mul(turn.delivered_hint)))
-            }
+            Some(delay) if turn.for_others && !counts => Some(delay.min(hand_on(&turn))),
             delay => delay,
         };
         if *reason != SNOOZED {
@@ -335,13 +326,16 @@ impl Member {
             );
         }
         match delay {
-            Some(delay) => {
-                self.waits += 1;
-                self.waiting
-                    .insert((Instant::now() + delay, self.waits), turn);
-            }
+            Some(delay) => self.wait(turn, delay),
             None => self.dead.push_back((turn, failure)),
         }
+    }
+
+    /// Keeps a turn until it is due.
+    fn wait(&mut self, turn: Turn, delay: Duration) {
+        self.waits += 1;
+        self.waiting
+            .insert((Instant::now() + delay, self.waits), turn);
     }
 
     /// Stores the dead letters that are due and settles their events.
@@ -554,6 +548,13 @@ impl Member {
     }
 }
 
+/// How long to keep an event that is for other members: a little at first.
+fn hand_on(turn: &Turn) -> Duration {
+    HAND_ON
+        .saturating_mul(turn.delivered_hint)
+        .min(LONGEST_HAND_ON)
+}
+
 /// For the log.
 fn id_and_type(shared: &Shared, stream: &Name, turn: &Turn) -> (String, String) {
     let event = shared.bus.envelope(stream, &turn.event);
@@ -568,22 +569,4 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits for whichever source has something first; source `first` is asked first.
-async fn fetch(sources: &mut [Source], first: usize, credit: Credit) -> (usize, Result<Fetched>) {
-    let count = sources.len();
-    let mut fetches: Vec<_> = sources
-        .iter_mut()
-        .map(|source| source.feed.fetch(credit, &mut source.fetched))
-        .collect();
-    std::future::poll_fn(|cx| {
-        for index in (0..count).map(|step| (first + step) % count) {
-            if let Poll::Ready(fetched) = fetches[index].as_mut().poll(cx) {
-                return Poll::Ready((index, fetched));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }

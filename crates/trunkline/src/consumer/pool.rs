@@ -383,6 +383,13 @@ impl<J: Job> Pool<J> {
         self.start();
     }
 
+    /// Whether such a job runs.
+    pub(super) fn is_running(&self, which: impl Fn(&J) -> bool) -> bool {
+        let inner = self.common.inner.lock();
+        let mut runs = inner.slots.iter().filter_map(|slot| slot.run.as_ref());
+        runs.any(|run| which(&run.job))
+    }
+
     /// Calls `each` with every job in hand whose lease is to be kept.
     pub(super) fn each(&self, mut each: impl FnMut(&J)) {
         let inner = self.common.inner.lock();
