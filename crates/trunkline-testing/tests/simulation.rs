@@ -2,6 +2,11 @@
 //!
 //! `TRUNKLINE_SEEDS=N` tries N of each kind, `TRUNKLINE_SEED=n` one alone.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "how much was simulated is what the run is for"
+)]
+
 use trunkline_testing::sim::{
     Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_seeds,
 };
@@ -35,6 +40,22 @@ fn c2_a_shared_consumer_repeats_after_kills_what_was_not_settled_and_nothing_els
             ..Repeats::default()
         }
     );
+}
+
+#[test]
+fn c10_an_ordered_consumer_keeps_every_key_in_order_whatever_befalls_it() {
+    check(600, Sharing::Ordered, &Faults::all());
+}
+
+#[test]
+fn c2_an_ordered_consumer_repeats_nothing_when_members_come_and_go() {
+    let summary = check(300, Sharing::Ordered, &Faults::deployments());
+    assert_eq!(summary.repeats, Repeats::default());
+}
+
+#[test]
+fn c2_an_ordered_consumer_repeats_after_kills_what_was_not_committed_and_nothing_else() {
+    check(300, Sharing::Ordered, &Faults::crashes());
 }
 
 /// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must

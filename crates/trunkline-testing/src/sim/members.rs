@@ -88,7 +88,8 @@ pub(crate) fn member(process: Process, common: Arc<Common>) -> Boxed<'static, ()
                 .retry(common.retry.clone())
                 .ack_wait(common.ack_wait);
             let member = match common.sharing {
-                Sharing::Shared | Sharing::Ordered => consumer.start().await?,
+                Sharing::Shared => consumer.unordered().start().await?,
+                Sharing::Ordered => consumer.ordered().start().await?,
             };
             tokio::select! {
                 biased;
@@ -172,8 +173,8 @@ async fn handle(
 }
 
 /// The ownership under which a handler runs, if its consumer has that.
-fn epoch(_cx: &Context) -> Option<(u64, u64)> {
-    None
+fn epoch(cx: &Context) -> Option<(u64, u64)> {
+    cx.epoch().map(|epoch| (epoch.generation, epoch.revision))
 }
 
 /// Publishes the plan, each key's events in order, again and again until each is stored.
