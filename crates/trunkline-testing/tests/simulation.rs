@@ -44,7 +44,7 @@ fn c2_a_shared_consumer_repeats_after_kills_what_was_not_settled_and_nothing_els
 
 #[test]
 fn c10_an_ordered_consumer_keeps_every_key_in_order_whatever_befalls_it() {
-    check(600, Sharing::Ordered, &Faults::all());
+    check(400, Sharing::Ordered, &Faults::all());
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn c2_an_ordered_consumer_repeats_nothing_when_members_come_and_go() {
 
 #[test]
 fn c2_an_ordered_consumer_repeats_after_kills_what_was_not_committed_and_nothing_else() {
-    check(300, Sharing::Ordered, &Faults::crashes());
+    check(200, Sharing::Ordered, &Faults::crashes());
 }
 
 /// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must

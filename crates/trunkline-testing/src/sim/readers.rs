@@ -231,6 +231,8 @@ pub(crate) struct SimFeed {
     asked: Option<Instant>,
     /// What came, and until when its lease holds at the latest.
     ready: VecDeque<(Delivery, Instant)>,
+    /// When somebody last waited here: what has come since may be as old.
+    waited: Instant,
     ack_wait: Duration,
     settler: Arc<SimSettler>,
 }
@@ -264,6 +266,7 @@ impl SimFeed {
             told,
             asked: None,
             ready: VecDeque::new(),
+            waited: Instant::now(),
             ack_wait,
             settler: Arc::clone(&settler),
         };
@@ -298,6 +301,18 @@ impl Feed for SimFeed {
     ) -> Boxed<'a, Result<Fetched>> {
         Box::pin(async move {
             loop {
+                while let Ok(told) = self.told.try_recv() {
+                    self.asked = None;
+                    match told? {
+                        (Fetched::Deliveries(_), deliveries) => {
+                            let end = self.waited + self.ack_wait;
+                            let ready = deliveries.into_iter().map(|delivery| (delivery, end));
+                            self.ready.extend(ready);
+                        }
+                        (fetched, _) => return Ok(fetched),
+                    }
+                }
+                self.waited = Instant::now();
                 let taken = self.take(credit, out);
                 if taken > 0 {
                     return Ok(Fetched::Deliveries(taken));

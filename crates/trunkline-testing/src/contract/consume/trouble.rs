@@ -132,7 +132,7 @@ struct Elsewhere(Option<tokio::runtime::Runtime>);
 impl Default for Elsewhere {
     fn default() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(1)
             .enable_all()
             .build();
         Self(Some(runtime.expect("a runtime")))

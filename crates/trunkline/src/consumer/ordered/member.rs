@@ -14,7 +14,7 @@ use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use trunkline_core::engine::{Gap, Page, Position, Seq};
+use trunkline_core::engine::{Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
 use super::super::{Control, Shared, StopReport};
@@ -86,8 +86,9 @@ pub(in crate::consumer) struct Member {
     /// Dead letters that operators want to be run again, with their keys, and who tells of them.
     asked: BTreeMap<Seq, Option<SmolStr>>,
     requests: Option<Requests>,
-    /// Replays that are about to begin.
+    /// Replays that are about to begin, and by which revisions others were taken on.
     beginning: BTreeSet<Seq>,
+    taken: BTreeMap<Seq, Rev>,
     /// Heartbeats of dead members that are being removed.
     swept: BTreeSet<u64>,
     /// Which partition may start first next time, so that a busy one does not starve another.
@@ -165,6 +166,7 @@ impl Member {
             asked: BTreeMap::new(),
             requests: None,
             beginning: BTreeSet::new(),
+            taken: BTreeMap::new(),
             swept: BTreeSet::new(),
             turn: 0,
             report: StopReport::default(),

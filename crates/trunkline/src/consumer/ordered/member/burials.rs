@@ -10,14 +10,14 @@ use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use trunkline_core::engine::{Expectation, Op, Seq, StateKey, StoredEvent, Watched};
+use trunkline_core::engine::{Expectation, Op, Rev, Seq, StateKey, StoredEvent, Watched};
 use trunkline_core::{ErrorKind, Result, Timestamp, key};
 
 use super::super::body;
 use super::super::claim::Place;
 use super::super::partition::Lane;
 use super::super::record::{Layout, Side};
-use super::super::store::Store;
+use super::super::store::{Known, Store};
 use super::runs::RunId;
 use super::tasks::Done;
 use super::{Member, PAUSE};
@@ -32,12 +32,16 @@ pub(super) struct Exhumed {
     event: StoredEvent,
     key: Option<SmolStr>,
     entry: Seq,
+    /// The revision by which it was taken on.
+    taken: Rev,
 }
 
 /// A dead letter that somebody wants to be run again, as far as one has heard.
 #[derive(Debug)]
 pub(super) struct Asked {
     seq: Seq,
+    /// The revision that says so.
+    rev: Rev,
     /// None once it stands otherwise.
     key: Option<Option<SmolStr>>,
 }
@@ -95,10 +99,12 @@ async fn watch(
         .watch(&store.bucket, Some(prefix), 0)
         .await?;
     loop {
-        let (key, record) = match watch.next().await? {
+        let (key, rev, record) = match watch.next().await? {
             Watched::CaughtUp(_) => continue,
-            Watched::Put(entry) => (entry.key, Record::decode(&entry.value).ok()),
-            Watched::Deleted { key, .. } | Watched::Expired { key, .. } => (key, None),
+            Watched::Put(entry) => (entry.key, entry.rev, Record::decode(&entry.value).ok()),
+            Watched::Deleted { key, rev, .. } | Watched::Expired { key, rev, .. } => {
+                (key, rev, None)
+            }
         };
         let seq = key.as_str().rsplit('.').next();
         let Some(seq) = seq.and_then(|seq| seq.parse().ok()) else {
@@ -107,6 +113,7 @@ async fn watch(
         let replaying = record.filter(|record| matches!(record.state, State::Replaying { .. }));
         let asked = Asked {
             seq,
+            rev,
             key: replaying.map(|record| record.key),
         };
         if told.send(asked).is_err() {
@@ -127,16 +134,24 @@ impl Member {
     /// Begins to listen for replays, of the generation that the consumer has now.
     pub(super) fn listen_for_replays(&mut self, layout: Layout) -> Result<()> {
         self.asked.clear();
+        self.taken.clear();
         let watch = Requests::watch(self.place.store.clone(), &self.dead(layout))?;
         self.requests = Some(watch);
         Ok(())
     }
 
-    pub(super) fn asked(&mut self, Asked { seq, key }: Asked) {
+    pub(super) fn asked(&mut self, Asked { seq, rev, key }: Asked) {
         match key {
-            Some(key) => self.asked.insert(seq, key),
-            None => self.asked.remove(&seq),
-        };
+            // What we took on ourselves comes back as news, and is none.
+            Some(_) if self.taken.get(&seq).is_some_and(|taken| rev <= *taken) => {}
+            Some(key) => {
+                self.asked.insert(seq, key);
+            }
+            None => {
+                self.asked.remove(&seq);
+                self.taken.remove(&seq);
+            }
+        }
     }
 
     /// Begins the replays that concern partitions of ours.
@@ -185,7 +200,14 @@ impl Member {
     ) -> Result<()> {
         self.beginning.remove(&run.seq);
         match found {
-            Ok(Some(Exhumed { event, key, entry })) => {
+            Ok(Some(Exhumed {
+                event,
+                key,
+                entry,
+                taken,
+            })) => {
+                self.asked.remove(&run.seq);
+                self.taken.insert(run.seq, taken);
                 tracing::info!(
                     consumer = %self.shared.name, stream = %self.place.stream, seq = run.seq,
                     "a dead letter runs again"
@@ -275,13 +297,21 @@ async fn exhume(
         return Ok(None);
     }
     let touch = dead.put(run.seq, &record, Expectation::Rev(kept.rev))?;
-    let id = Store::commit_id();
-    let taken = place
-        .fenced(layout, run.partition, run.epoch, id, vec![touch])
-        .await?;
-    if !taken {
-        return Ok(None);
-    }
+    let owner = place.keys.owner(layout, run.partition)?;
+    let fence = vec![(owner, Expectation::Rev(run.epoch))];
+    let taken = match place
+        .store
+        .commit(Store::commit_id(), fence, vec![touch])
+        .await?
+    {
+        Known::Conflict => return Ok(None),
+        Known::Done(revs) => revs.first().copied().unwrap_or(kept.rev),
+        // Its answer was lost; whatever the key says by now, it is no older than that.
+        Known::DoneBefore => match keys::read(inner, dead, run.seq).await? {
+            Some(kept) => kept.rev,
+            None => return Ok(None),
+        },
+    };
     let Some(stored) = dead_letter::entry_at(inner, record.entry).await? else {
         return Err(trunkline_core::Error::new(
             ErrorKind::NoSuchDeadLetter,
@@ -296,6 +326,7 @@ async fn exhume(
         key: entry.key.clone(),
         event: entry.original(),
         entry: record.entry,
+        taken,
     }))
 }
 
