@@ -388,7 +388,7 @@ fn a_worker_bills_orders_with_a_script_and_is_operated() {
     let mut worker = Program::start(&mut script("worker.sh"));
     assert_eq!(worker.line(), "billed o-1: 4200 cents");
     // The other becomes a dead letter; until it is one, a reset is refused.
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     loop {
         let mut show = Command::new(&trunkline);
         show.args(["consumers", "show", "billing", "--json", "--url", &url]);

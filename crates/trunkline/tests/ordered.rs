@@ -1,5 +1,7 @@
 //! The ordered consumer on one engine in memory, on paused time.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
