@@ -42,9 +42,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
 
 /// The verdict in a line, with a jitter of half its most.
-fn judged(policy: &Policy, failure: Option<Failure>, failures: u32, starts: u32) -> String {
+fn judged(policy: &Policy, failure: Option<&Failure>, failures: u32, starts: u32) -> String {
     let counters = Counters { failures, starts };
-    match policy.judge(failure.as_ref(), counters, NOW, 0.5) {
+    match policy.judge(failure, counters, NOW, 0.5) {
         Verdict::Again {
             delay,
             counts,
@@ -66,7 +66,7 @@ fn fixed(attempts: u32, seconds: u64) -> Retry {
 fn c5_c6_each_class_of_failure_has_its_verdict() {
     let policy = Policy::default();
     let check = |failure: Failure, failures, expected: &str| {
-        assert_eq!(judged(&policy, Some(failure), failures, 0), expected);
+        assert_eq!(judged(&policy, Some(&failure), failures, 0), expected);
     };
     check("no".into(), 0, "again in 1.1s, counts: failed: no");
     check("no".into(), 1, "again in 5.5s, counts: failed: no");
@@ -149,7 +149,7 @@ fn c8_starts_without_an_outcome_run_out_and_from_the_third_on_alone() {
     );
     // An outcome is an outcome, however many starts it took.
     assert_eq!(
-        judged(&policy, Some("no".into()), 0, 5),
+        judged(&policy, Some(&"no".into()), 0, 5),
         "again in 1.1s, counts: failed: no"
     );
     let alone = |starts| {
@@ -174,7 +174,7 @@ fn an_error_type_has_attempts_and_delays_of_its_own() {
         .retry_for::<TimedOut>(Retry::never())
         .retry_for::<Panicked>(fixed(3, 7));
     let check = |failure: Failure, failures, expected: &str| {
-        let verdict = judged(&policy, Some(failure), failures, 0);
+        let verdict = judged(&policy, Some(&failure), failures, 0);
         assert!(verdict.starts_with(expected), "{verdict}, not {expected}");
     };
     check("other".into(), 0, "again in 1s, counts");
@@ -190,7 +190,7 @@ fn an_error_type_has_attempts_and_delays_of_its_own() {
     check(Down.snooze(SECOND), 9, "again in 1s, does not count");
     let ruled = policy.clone().classify::<Down>();
     assert_eq!(
-        judged(&ruled, Some(While(Down).into()), 0, 0),
+        judged(&ruled, Some(&While(Down).into()), 0, 0),
         "dead: failed: while saving: the database is down"
     );
 }
