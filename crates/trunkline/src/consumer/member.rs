@@ -14,7 +14,7 @@ use trunkline_core::random::random;
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 use super::policy::{Counters, SNOOZED, Verdict};
-use super::pool::{Appetite, Ended, Pool, Vitals};
+use super::pool::{Appetite, Ended, Job, Pool, Vitals};
 use super::retry::LONGEST_DELAY;
 use super::turn::Turn;
 use super::{Control, MAX_WAITING, Shared, StopReport, dead_letter};
@@ -120,7 +120,7 @@ impl Member {
         };
         tracing::info!(
             consumer = %self.shared.name, finished = report.finished, given_back = report.given_back,
-            cancelled = report.cancelled, "member stopped"
+            cancelled = report.cancelled, stuck = report.stuck, "member stopped"
         );
         report
     }
@@ -195,7 +195,7 @@ impl Member {
         let items = match self.pool.appetite() {
             _ if is_blocked => 0,
             Appetite::None => 0,
-            Appetite::One => 1,
+            Appetite::One => room.items.min(1),
             Appetite::Any if is_worth => room.items,
             Appetite::Any => 0,
         };
@@ -248,19 +248,30 @@ impl Member {
         }
     }
 
-    /// Puts what is due for another attempt before what has not had its first.
+    /// Puts what is due for another attempt before what has not had its first, as far as there is
+    /// room in the window; the rest stays where it is.
     fn start_due(&mut self) {
         let now = Instant::now();
         while let Some(entry) = self.waiting.first_entry()
             && entry.key().0 <= now
         {
-            let turn = entry.remove();
+            let (key, turn) = entry.remove_entry();
             if turn.for_others {
                 self.settle(&turn, Settle::GiveBack);
-            } else {
+            } else if self.fits(&turn) {
                 self.pool.push_front(turn);
+            } else {
+                self.waiting.insert(key, turn);
+                break;
             }
         }
+    }
+
+    /// Whether there is room in the window for one that waits.
+    fn fits(&self, turn: &Turn) -> bool {
+        let (events, bytes) = self.control.borrow().window();
+        let held = self.pool.held();
+        held.events == 0 || (held.events < events && held.bytes + turn.bytes() <= bytes)
     }
 
     /// Decides what becomes of the turns that have finished, and says how many those are.
@@ -371,14 +382,19 @@ impl Member {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let retry = self.waiting.first_key_value().map(|((due, _), _)| *due);
+        let now = Instant::now();
+        // One that is due and does not fit waits until something has finished.
+        let first = self.waiting.first_key_value();
+        let retry =
+            first.filter(|((due, _), turn)| *due > now || turn.for_others || self.fits(turn));
+        let retry = retry.map(|((due, _), _)| *due);
         let dead = (!self.dead.is_empty()).then_some(self.dead_due);
         let unsettled = self
             .sources
             .iter()
             .any(|source| !source.settling.is_empty());
         let settle = unsettled.then_some(self.settle_due);
-        let fetch = (Instant::now() < self.fetch_due).then_some(self.fetch_due);
+        let fetch = (now < self.fetch_due).then_some(self.fetch_due);
         [retry, dead, settle, fetch].into_iter().flatten().min()
     }
 
