@@ -164,8 +164,13 @@ impl Pool {
     }
 
     /// Whether no worker is at anything.
+    ///
+    /// A worker that came too late for the queue holds nothing and ends without telling anybody, so
+    /// it does not count: this turns true only with a turn of which [`finished`](Self::finished) is
+    /// told.
     pub(super) fn is_idle(&self) -> bool {
-        self.common.inner.lock().workers == 0
+        let inner = self.common.inner.lock();
+        inner.slots.iter().all(|slot| slot.turn.is_none())
     }
 
     /// Cancels every worker at its next await; gives the turns that they were at.
@@ -236,4 +241,122 @@ async fn guarded(
         })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+    use trunkline_core::engine::{Boxed, Delivery, Seq, StoredEvent, Token};
+    use trunkline_core::headers::Headers;
+    use trunkline_core::wire::Body;
+    use trunkline_core::{Name, Subject, Timestamp};
+
+    use super::*;
+    use crate::bus::Bus;
+    use crate::consumer::Retry;
+    use crate::event::EventInfo;
+    use crate::handler::{Delivered, Registered};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A handler that ends when it is let.
+    struct Waits(Arc<Semaphore>);
+
+    impl Registered for Waits {
+        fn info(&self) -> trunkline_core::Result<EventInfo> {
+            unreachable!("a pool asks no handler what it handles")
+        }
+
+        fn check(&self, _: &Bus) -> trunkline_core::Result<()> {
+            Ok(())
+        }
+
+        fn call(&self, _: Delivered) -> Boxed<'static, Result<(), Failure>> {
+            let gate = Arc::clone(&self.0);
+            Box::pin(async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(())
+            })
+        }
+    }
+
+    fn turn(seq: Seq) -> Turn {
+        let event = br#"{"specversion": "1.0", "id": "1", "source": "/here", "type": "waits"}"#;
+        let delivery = Delivery {
+            token: Token { seq, lease: seq },
+            event: StoredEvent {
+                seq,
+                at: Timestamp::from_nanos(0),
+                subject: Subject::new("waits").unwrap(),
+                headers: Headers::new(),
+                body: Body::Bytes(event.as_slice().into()),
+            },
+            delivered_hint: 1,
+        };
+        Turn::new(0, delivery)
+    }
+
+    /// A pool for that many turns at once, each of which waits at the gate.
+    async fn pool(concurrency: usize, gate: &Arc<Semaphore>) -> Pool {
+        let bus = Bus::connect("memory:").await.unwrap();
+        let name = Name::new("waits").unwrap();
+        let waits: Arc<dyn Registered> = Arc::new(Waits(Arc::clone(gate)));
+        let shared = Shared {
+            bus: bus.clone(),
+            name: name.clone(),
+            streams: vec![name.clone()],
+            handlers: BTreeMap::from([("waits".into(), waits)]),
+            layers: Vec::new(),
+            rules: Vec::new(),
+            retry: Retry::default(),
+            ack_wait: MINUTE,
+            on_gap: None,
+        };
+        let context = MemberContext {
+            consumer: name,
+            bus,
+            stopping: watch::Sender::new(false).subscribe(),
+        };
+        let control = Control {
+            stop: None,
+            concurrency,
+        };
+        let control = watch::Sender::new(control).subscribe();
+        Pool::new(Arc::new(shared), Arc::new(context), control)
+    }
+
+    /// Waits as a member does that drains.
+    async fn idle(pool: &mut Pool) -> usize {
+        let mut finished = pool.take_finished().len();
+        while !pool.is_idle() {
+            pool.finished().await;
+            finished += pool.take_finished().len();
+        }
+        finished
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c9_workers_that_come_too_late_for_the_queue_hold_up_no_stop() {
+        let gate = Arc::new(Semaphore::new(0));
+        let mut pool = pool(4, &gate).await;
+        // The queue is taken away before any of its workers has run: they will have no turn to tell
+        // of when they end.
+        pool.push((1..=3).map(turn));
+        assert_eq!(pool.take_queue().len(), 3);
+        let finished = timeout(MINUTE, idle(&mut pool)).await;
+        assert_eq!(finished, Ok(0), "nobody tells that the pool is idle");
+
+        pool.push((4..=5).map(turn));
+        tokio::task::yield_now().await;
+        pool.push((6..=8).map(turn));
+        assert_eq!(pool.take_queue().len(), 3);
+        assert!(!pool.is_idle(), "two turns run");
+        gate.add_permits(2);
+        let finished = timeout(MINUTE, idle(&mut pool)).await;
+        assert_eq!(finished, Ok(2), "what runs is waited for");
+    }
 }

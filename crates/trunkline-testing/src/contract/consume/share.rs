@@ -115,6 +115,9 @@ pub(in crate::contract) async fn c1_members_added_and_stopped_in_turn_lose_nothi
     };
     let start = async || {
         let consumer = bus.consumer("turns").concurrency(4).on(slowly);
+        // No lease ends or is renewed while this runs, so that nothing can wait for that unseen: not
+        // a stop for a worker, and not a member for what another gave back.
+        let consumer = consumer.ack_wait(Duration::from_secs(24 * 60 * 60));
         consumer.start().await.unwrap()
     };
     let mut members = vec![start().await];
