@@ -224,7 +224,8 @@ fn type_facts(terms: &TypeTerms, explanation: &Explanation, look: Look) -> Strin
 }
 
 fn survives(explanation: &Explanation) -> &'static str {
-    let told = |fact: &Fact| fact.name == "loss of power";
+    // Of a bus behind a connection it has another name.
+    let told = |fact: &Fact| fact.name.trim_start_matches("bus ") == "loss of power";
     match explanation.durability {
         Durability::Power => "kept on disk: it survives the process, a crash and a loss of power",
         Durability::Crash if explanation.facts.iter().any(told) => {

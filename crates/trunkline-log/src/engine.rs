@@ -10,10 +10,12 @@
 //! Whoever connects to a directory within one process shares it; another process is told who has it, and
 //! is served by that one if it asks at the directory's socket.
 //!
-//! **Invariant.** Nothing is answered before it is durable. Locks are held for computation only: files
-//! are read without any, and written by the committer alone.
+//! **Invariant.** Nothing is answered before it is durable, or written where the directory was opened to
+//! be content with that. Locks are held for computation only: files are read without any, and written by
+//! the committer alone.
 
 mod committer;
+mod connections;
 mod consume;
 mod directory;
 mod live;
@@ -21,11 +23,14 @@ mod log;
 mod options;
 mod state;
 mod streams;
+pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -40,11 +45,13 @@ use trunkline_core::local::Listeners;
 use trunkline_core::wire::Body;
 use trunkline_core::{Clock, Error, ErrorKind, Name, Result};
 
-use self::committer::Committer;
+use self::committer::{Committer, Job};
+use self::connections::Connections;
 use self::streams::{OpenStream, Streams};
 use crate::journal;
 
 pub use self::options::LogOptions;
+pub use self::sync::SyncPolicy;
 
 /// One connection to the log in a directory. Connections of one process share it; each closes alone,
 /// and the last one closes the directory.
@@ -53,6 +60,8 @@ pub struct LogEngine {
     link: watch::Sender<Link>,
     /// What the link says last, where every message can look at no cost.
     closed: Arc<AtomicBool>,
+    /// Which of the bus's connections this is.
+    number: u64,
 }
 
 /// What connections share.
@@ -60,6 +69,7 @@ struct Bus {
     dir: PathBuf,
     /// Tells the directory from every other, wherever it is.
     id: String,
+    sync: SyncPolicy,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     streams: Arc<Streams>,
@@ -67,8 +77,7 @@ struct Bus {
     /// Who watches a bucket is told here that it changed.
     changed: Arc<Changed>,
     committer: Committer,
-    /// How many connections are not closed. The last one to close ends the committer.
-    connections: Mutex<usize>,
+    connections: Arc<Connections>,
 }
 
 /// Told when something of a bucket changed.
@@ -90,8 +99,21 @@ impl Changed {
 /// What the socket is called by which other processes use the directory.
 const SOCKET: &str = "bus.sock";
 
+/// A directory that this process has open, or is about to. Held while it is opened, so that whoever else
+/// wants it waits, and nobody else.
+type Slot = Arc<Mutex<Weak<Bus>>>;
+
 /// The directories that this process has open.
-static OPEN: Mutex<BTreeMap<PathBuf, Weak<Bus>>> = Mutex::new(BTreeMap::new());
+static OPEN: Mutex<BTreeMap<PathBuf, Slot>> = Mutex::new(BTreeMap::new());
+
+fn slot(dir: &Path) -> Slot {
+    let mut open = OPEN.lock();
+    // Whoever is about to open one holds its slot too.
+    open.retain(|_, slot| {
+        Arc::strong_count(slot) > 1 || slot.try_lock().is_none_or(|bus| bus.strong_count() > 0)
+    });
+    Arc::clone(open.entry(dir.to_owned()).or_default())
+}
 
 impl LogEngine {
     /// Opens the directory, or joins those of this process who have it open. Blocks for as long as
@@ -100,19 +122,21 @@ impl LogEngine {
     /// # Errors
     /// [`ErrorKind::InUse`] when another process has it, with its number; [`ErrorKind::Damaged`],
     /// [`ErrorKind::WrongVersion`], [`ErrorKind::InvalidConfig`] for a directory of another program,
-    /// [`ErrorKind::OverQuota`] without room, and [`ErrorKind::StorageFailed`].
+    /// [`ErrorKind::OverQuota`] without room, and [`ErrorKind::StorageFailed`];
+    /// [`ErrorKind::Unsupported`] when this process has it open and syncs it less often than asked for.
     pub fn connect(options: &LogOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         let dir = directory::place(&options.dir)?;
-        let mut open = OPEN.lock();
-        open.retain(|_, bus| bus.strong_count() > 0);
-        if let Some(bus) = open.get(&dir).and_then(Weak::upgrade)
-            && bus.join()
+        let slot = slot(&dir);
+        let mut open = slot.lock();
+        if let Some(bus) = open.upgrade()
+            && let Ok(joined) = Self::join(bus)
         {
-            return Ok(Self::on(bus));
+            options.check_sync(joined.bus.sync)?;
+            return Ok(joined);
         }
-        let bus = Arc::new(directory::open(dir.clone(), options, clock)?);
-        open.insert(dir, Arc::downgrade(&bus));
-        Ok(Self::on(bus))
+        let bus = Arc::new(directory::open(dir, options, clock)?);
+        *open = Arc::downgrade(&bus);
+        Self::join(bus)
     }
 
     /// Opens a directory of a simulated disk, which nobody else has. It is to be closed before the disk
@@ -134,7 +158,7 @@ impl LogEngine {
         })?;
         let id = "simulated".to_owned();
         let bus = directory::open_on(disk, dir, id, lock, options, clock)?;
-        Ok(Self::on(Arc::new(bus)))
+        Self::join(Arc::new(bus))
     }
 
     /// Where the process that has this directory may serve others: a socket in it.
@@ -151,23 +175,34 @@ impl LogEngine {
     /// [`ErrorKind::Closed`] once this one is closed.
     pub fn another(&self) -> Result<Self> {
         self.check_open()?;
-        match self.bus.join() {
-            true => Ok(Self::on(Arc::clone(&self.bus))),
-            false => Err(closed()),
-        }
+        Self::join(Arc::clone(&self.bus))
     }
 
-    fn on(bus: Arc<Bus>) -> Self {
-        Self {
+    /// Has everything on the disk that was answered before, whatever the directory's policy is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFailed`], after which nothing more is taken, and [`ErrorKind::Closed`].
+    pub async fn sync(&self) -> Result<()> {
+        self.check_open()?;
+        self.bus.committer.ask(|reply| Job::Sync { reply }).await
+    }
+
+    /// One connection more, unless the last one has gone already, or the bus has failed.
+    fn join(bus: Arc<Bus>) -> Result<Self> {
+        let link = watch::Sender::new(Link::Connected);
+        let closed = Arc::default();
+        let number = bus.connections.add(&link, &closed)?;
+        Ok(Self {
             bus,
-            link: watch::Sender::new(Link::Connected),
-            closed: Arc::default(),
-        }
+            link,
+            closed,
+            number,
+        })
     }
 
     fn check_open(&self) -> Result<()> {
         match self.closed.load(Ordering::Acquire) {
-            true => Err(closed()),
+            true => Err(self.bus.connections.why_closed()),
             false => Ok(()),
         }
     }
@@ -178,34 +213,17 @@ impl LogEngine {
         self.bus.streams.get(name)
     }
 
-    /// Whether this call was the first to close the connection.
+    /// Closes the connection; whether it was the last that was open.
     fn leave(&self) -> bool {
-        let first = !self.closed.swap(true, Ordering::AcqRel);
+        self.closed.store(true, Ordering::Release);
         self.link.send_replace(Link::Closed);
-        first
-    }
-}
-
-impl Bus {
-    /// One connection more, unless the last one has gone already.
-    fn join(&self) -> bool {
-        let mut connections = self.connections.lock();
-        let open = *connections > 0;
-        *connections += usize::from(open);
-        open
-    }
-
-    /// One connection less; whether it was the last.
-    fn part(&self) -> bool {
-        let mut connections = self.connections.lock();
-        *connections = connections.saturating_sub(1);
-        *connections == 0
+        self.bus.connections.remove(self.number)
     }
 }
 
 impl Drop for LogEngine {
     fn drop(&mut self) {
-        if self.leave() && self.bus.part() {
+        if self.leave() {
             self.bus.committer.end();
         }
     }
@@ -240,7 +258,10 @@ impl Engine for LogEngine {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            durability: Durability::Power,
+            durability: match self.bus.sync.survives_power() {
+                true => Durability::Power,
+                false => Durability::Crash,
+            },
             reach: Reach::Process,
             shares_values: false,
         }
@@ -251,11 +272,12 @@ impl Engine for LogEngine {
     }
 
     fn facts(&self) -> Vec<Fact> {
-        vec![
+        let mut facts = vec![
             Fact::new(Fact::ID, self.bus.id.as_str()),
             Fact::new("directory", self.bus.dir.display().to_string()),
-            Fact::new("sync", "always: what is acknowledged is on the disk"),
-        ]
+        ];
+        facts.extend(self.bus.sync.facts());
+        facts
     }
 
     fn link(&self) -> watch::Receiver<Link> {
@@ -284,7 +306,7 @@ impl Engine for LogEngine {
 
     fn close(&self) -> Boxed<'_, ()> {
         Box::pin(async move {
-            if self.leave() && self.bus.part() {
+            if self.leave() {
                 self.bus.committer.closed().await;
             }
         })

@@ -22,6 +22,7 @@ mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unsynced;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -269,6 +270,8 @@ impl Directory {
             known = Some(state);
             Ok(found)
         })?);
+        let (found, announced) = unsynced::verify(&*self.disk, &self.dir, is_live)?;
+        findings.extend(found);
         let names = place::stream_dirs(&*self.disk, &self.dir)?;
         if !place::has_journals(&*self.disk, &self.dir)? {
             findings.extend(state::forgotten(&names));
@@ -276,7 +279,7 @@ impl Directory {
         let topology = known.map(|known| known.topology()).unwrap_or_default();
         for name in &names {
             findings.extend(confirmed(is_live, || {
-                let of = stream::Expected::of(&topology, name);
+                let of = stream::Expected::of(&topology, &announced, name);
                 let looked = stream::look(&*self.disk, &self.dir, name, &mut watch)?;
                 if is_live && !place::stream_dirs(&*self.disk, &self.dir)?.contains(name) {
                     // Its owner has removed it meanwhile.

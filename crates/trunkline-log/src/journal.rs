@@ -13,8 +13,8 @@
 //! also one that says *duplicate* or *conflict*, because it may rest on what was staged before it.
 //!
 //! **Invariant.** The state changes by applying records, live and when the directory is opened, and in
-//! no other way. A change is visible only when it is durable. After a write or sync failed nothing
-//! further is taken.
+//! no other way. A change is visible only when it is durable, or written where whoever writes is
+//! content with that. After a write or sync failed nothing further is taken.
 
 mod code;
 mod compact;
@@ -48,7 +48,7 @@ use crate::frame::{GroupHeader, OpenGroup, SEALING, failed};
 
 pub use open::Report;
 pub use record::{NotARecord, Place, RECORD_VERSION, Record, Value};
-pub use snapshot::{Snapshot, SnapshotJob};
+pub use snapshot::{Copied, SnapshotJob};
 pub use state::{
     KEY_BYTES, KnownConsumer, KnownStream, KnownTopology, MAX_BUCKETS, SharedKeys, State,
 };
@@ -92,7 +92,7 @@ impl Default for JournalOptions {
 }
 
 /// Where a group is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Staging,
     Written,
@@ -208,6 +208,11 @@ impl Journal {
         self.staged_bytes() > self.options.group_bytes / 4
     }
 
+    /// Whether anything is written and not yet durable.
+    pub fn is_unsynced(&self) -> bool {
+        self.file.durable < self.file.end
+    }
+
     /// Writes what was staged. Large values are written and synced first.
     ///
     /// # Errors
@@ -234,18 +239,20 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes durable what was written.
+    /// Makes durable what was written, published or not.
     ///
     /// # Errors
     /// [`ErrorKind::StorageFailed`]; the journal takes nothing further then, and what was written
     /// may be there or not when it is opened again.
     pub fn sync(&mut self) -> Result<()> {
         self.usable()?;
-        if self.phase == Phase::Written {
+        if self.is_unsynced() {
             let synced = self.file.file.sync();
             let synced = synced.map_err(|error| failed("sync", &self.file.path, error));
             self.or_fail(synced)?;
             self.file.durable = self.file.end;
+        }
+        if self.phase == Phase::Written {
             self.phase = Phase::Synced;
         }
         Ok(())
@@ -256,9 +263,22 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::StorageFailed`] after a write or sync that failed.
     pub fn publish(&mut self) -> Result<Published> {
+        self.show(Phase::Synced)
+    }
+
+    /// Shows readers what was written, for whom it need not survive a loss of power. It survives the
+    /// process.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_written(&mut self) -> Result<Published> {
+        self.show(Phase::Written)
+    }
+
+    fn show(&mut self, least: Phase) -> Result<Published> {
         self.usable()?;
         let mut published = Published::default();
-        if self.phase != Phase::Synced {
+        if self.phase < least {
             return Ok(published);
         }
         // First, so that a snapshot never sees what lies beyond the place that it names.
@@ -293,7 +313,8 @@ impl Journal {
     /// Those of [`flush`](Self::flush).
     pub fn close(&mut self) -> Result<Published> {
         let published = self.flush()?;
-        let has_room = self.file.reserved - self.file.end >= 2 * GROUP_HEADER_LEN as u64;
+        let has_room =
+            self.file.reserved.saturating_sub(self.file.end) >= 2 * GROUP_HEADER_LEN as u64;
         if !self.file.is_closed && has_room {
             let marked = self.file.mark(CLOSING);
             self.or_fail(marked)?;

@@ -17,5 +17,5 @@ pub mod sim;
 pub mod stream;
 
 pub use disk::{Disk, File, Open, RealDisk};
-pub use engine::{LogEngine, LogOptions};
+pub use engine::{LogEngine, LogOptions, SyncPolicy};
 pub use selection::Selection;

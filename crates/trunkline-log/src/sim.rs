@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{Disk, File, Open};
 
@@ -26,7 +26,20 @@ pub use random::Random;
 
 /// A simulated disk. Clones share it.
 #[derive(Clone, Debug)]
-pub struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when directories are not held any more.
+    released: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
 
 /// What happens at one operation. Operations are those that change something: making, writing,
 /// resizing, allocating, syncing, renaming and removing, counted from 1.
@@ -44,10 +57,14 @@ pub enum Fault {
     /// The power goes: this operation and all others fail, reading too, until
     /// [`crash`](SimDisk::crash) brings the disk back.
     PowerCut,
+    /// Whoever does the operation panics: there is a defect in the program.
+    Panic,
 }
 
 #[derive(Debug)]
 struct State {
+    /// Whether syncs of directories wait.
+    is_held: bool,
     nodes: Vec<Node>,
     dirs: BTreeSet<PathBuf>,
     visible: BTreeMap<PathBuf, usize>,
@@ -102,7 +119,8 @@ impl State {
 impl SimDisk {
     /// An empty disk. The seed decides what is left of a write that fails.
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
+            is_held: false,
             nodes: Vec::new(),
             dirs: BTreeSet::from([PathBuf::from("/")]),
             visible: BTreeMap::new(),
@@ -114,7 +132,18 @@ impl SimDisk {
             is_off: false,
             capacity: None,
             random: Random::new(seed),
-        })))
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            released: Condvar::new(),
+        }))
+    }
+
+    /// Has whoever syncs a directory wait until that is taken back, so that a test can do something
+    /// meanwhile.
+    pub fn hold_directories(&self, is_held: bool) {
+        self.0.lock().is_held = is_held;
+        self.0.released.notify_all();
     }
 
     /// How many operations there were.
@@ -140,6 +169,12 @@ impl SimDisk {
     /// Bytes that are taken.
     pub fn used(&self) -> u64 {
         self.0.lock().used()
+    }
+
+    /// How many writes a loss of power might take.
+    pub fn unsynced(&self) -> usize {
+        let state = self.0.lock();
+        state.nodes.iter().map(Node::unsynced).sum()
     }
 
     /// Lets the power fail and come back: what was not synced is there, or not, or in part.
@@ -247,6 +282,10 @@ impl State {
         if due == Some(Fault::PowerCut) {
             self.is_off = true;
         }
+        assert!(
+            due != Some(Fault::Panic),
+            "the simulated disk was told to panic here"
+        );
         Ok(due)
     }
 
@@ -397,7 +436,11 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let state = &mut *self.0.lock();
+        let mut state = self.0.lock();
+        while state.is_held {
+            self.0.released.wait(&mut state);
+        }
+        let state = &mut *state;
         match state.step()? {
             None | Some(Fault::FullFromHereOn) => {}
             Some(Fault::Lie) => return Ok(()),
@@ -519,7 +562,7 @@ impl File for SimFile {
             match fault {
                 None | Some(Fault::FullFromHereOn) => nodes[self.node].sync(),
                 Some(Fault::Lie) => {}
-                Some(Fault::PowerCut) => return Err(failed()),
+                Some(Fault::PowerCut | Fault::Panic) => return Err(failed()),
                 Some(Fault::Fail | Fault::FailFromHereOn) => {
                     nodes[self.node].fail_sync(random);
                     return Err(failed());

@@ -6,9 +6,9 @@
 //!   refused, with nothing changed
 //! ```
 //!
-//! Nothing is visible before it is durable, and nothing is answered before it is visible. A write or
-//! sync that fails leaves nobody knowing what is on the disk, so the writer then refuses everything
-//! until the directory is opened again.
+//! Nothing is visible before it is durable, or written where whoever writes is content with that, and
+//! nothing is answered before it is visible. A write or sync that fails leaves nobody knowing what is on
+//! the disk, so the writer then refuses everything until the directory is opened again.
 
 mod append;
 mod cache;
@@ -18,7 +18,8 @@ pub(crate) mod ranges;
 mod reader;
 mod remove;
 pub(crate) mod roll;
-mod view;
+pub(crate) mod skip;
+pub(crate) mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub struct Stream {
     first: Seq,
     /// The first sequence that the groups in the buffer or before say.
     recorded_first: Seq,
+    /// The one that the groups say which are durable: files before it are not needed any more.
+    durable_first: Seq,
     events: u64,
     bytes: u64,
     last_at: Timestamp,
@@ -156,9 +159,14 @@ impl Stream {
         self.tail
     }
 
-    /// Whether anything is staged or written and not yet published.
+    /// Whether anything is staged or written and not yet durable.
     pub fn is_dirty(&self) -> bool {
-        self.durable < self.written || !self.buffer.is_empty()
+        self.durable < self.written || self.is_staged()
+    }
+
+    /// Whether anything is staged and not yet written.
+    pub fn is_staged(&self) -> bool {
+        !self.buffer.is_empty()
     }
 
     /// Writes what is staged.
@@ -198,6 +206,9 @@ impl Stream {
                 .sync()
                 .map_err(|error| self.poison("sync", &segment, error))?;
             self.durable = self.written;
+            if !self.is_staged() {
+                self.durable_first = self.recorded_first;
+            }
         }
         Ok(())
     }
@@ -219,6 +230,32 @@ impl Stream {
                 ),
             ));
         }
+        self.show();
+        Ok(())
+    }
+
+    /// Lets readers see what was written, for whom it need not survive a loss of power. It survives the
+    /// process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StorageFailed`] after a failure, and [`ErrorKind::Internal`] when something is
+    /// not written.
+    pub fn publish_written(&mut self) -> Result<()> {
+        self.check()?;
+        if self.is_staged() {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "stream {} was to publish what is not written",
+                    self.spec.name
+                ),
+            ));
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn show(&mut self) {
         {
             let mut guard = self.shared.view.write();
             let view = &mut *guard;
@@ -236,7 +273,6 @@ impl Stream {
             view.end = self.written;
         }
         self.retire();
-        Ok(())
     }
 
     /// [`write`](Self::write), [`sync`](Self::sync) and [`publish`](Self::publish).

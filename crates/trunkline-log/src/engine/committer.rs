@@ -4,6 +4,7 @@
 mod change;
 mod turn;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::sync::{Arc, mpsc::Sender};
 use std::thread;
@@ -11,15 +12,15 @@ use std::thread;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use trunkline_core::engine::{
-    Append, AppendMode, Batch, Bucket, Change, Commit, Committed, ConsumerRef, Outcome, Removal,
-    Seq,
+    Append, AppendMode, Batch, Bucket, Change, Commit, Committed, Outcome, Removal,
 };
 use trunkline_core::{Error, ErrorKind, Name, Result};
 
 pub(super) use turn::{Staged, Writer};
 
 use super::closed;
-use crate::journal::Snapshot;
+use super::connections::Connections;
+use super::consume::Consumer;
 
 /// Bytes of jobs that may be queued, in KiB: what more is to be written waits for its turn.
 const QUEUE_KIB: u32 = 64 << 10;
@@ -46,13 +47,10 @@ pub(super) enum Job {
         stream: Name,
         reply: Reply<()>,
     },
+    /// What the consumer owes is to be written down. It is given itself, because another may have its name
+    /// by then.
     Settle {
-        at: ConsumerRef,
-        /// What is settled in addition, first and last.
-        stretches: Vec<(Seq, Seq)>,
-        lost: u64,
-        /// What leaves a work queue with that.
-        done: Vec<Seq>,
+        consumer: Arc<Consumer>,
         reply: Reply<()>,
     },
     Commit {
@@ -68,8 +66,12 @@ pub(super) enum Job {
         change: Change,
         reply: Reply<()>,
     },
+    /// What was answered is to be synced.
+    Sync {
+        reply: Reply<()>,
+    },
     /// A snapshot of the journal was taken, or failed.
-    Copied(Result<Snapshot>),
+    Copied,
     Close(Option<Reply<()>>),
 }
 
@@ -86,9 +88,10 @@ impl Job {
             Self::Age { reply, .. }
             | Self::Settle { reply, .. }
             | Self::Expire { reply }
+            | Self::Sync { reply }
             | Self::Change { reply, .. } => no(reply, error),
             Self::Commit { reply, .. } => no(reply, error),
-            Self::Copied(_) | Self::Close(_) => {}
+            Self::Copied | Self::Close(_) => {}
         }
     }
 }
@@ -103,16 +106,36 @@ pub(super) struct Queued {
 pub(super) struct Committer {
     queue: Mutex<Option<Sender<Queued>>>,
     room: Arc<Semaphore>,
+    connections: Arc<Connections>,
 }
 
 impl Committer {
     /// Starts the thread.
-    pub(super) fn start(writer: impl FnOnce(Sender<Queued>) -> Writer) -> Result<Self> {
+    pub(super) fn start(
+        connections: &Arc<Connections>,
+        writer: impl FnOnce(Sender<Queued>) -> Writer,
+    ) -> Result<Self> {
         let (queue, jobs) = mpsc::channel();
         let mut writer = writer(queue.clone());
+        let connected = Arc::clone(connections);
+        let run = move || {
+            let run = AssertUnwindSafe(|| writer.run(&jobs));
+            if let Err(panic) = catch_unwind(run) {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                let text = text.unwrap_or("no message");
+                tracing::error!(
+                    panic = text,
+                    "the thread that writes has panicked; the bus is closed"
+                );
+                connected.fail(text);
+                // The files are as after a crash, and whoever opens them again mends them.
+                drop(writer);
+            }
+        };
         thread::Builder::new()
             .name("trunkline-log".to_owned())
-            .spawn(move || writer.run(&jobs))
+            .spawn(run)
             .map_err(|error| {
                 Error::new(ErrorKind::Internal, "cannot start the thread that writes")
                     .caused_by(error)
@@ -120,6 +143,7 @@ impl Committer {
         Ok(Self {
             queue: Mutex::new(Some(queue)),
             room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            connections: Arc::clone(connections),
         })
     }
 
@@ -148,7 +172,7 @@ impl Committer {
         let queued = Queued { job, _room: room };
         match &*queue {
             Some(queue) if queue.send(queued).is_ok() => Ok(()),
-            _ => Err(closed()),
+            _ => Err(self.connections.why_closed()),
         }
     }
 

@@ -13,7 +13,7 @@ use trunkline_core::engine::{
     Admission, Admitted, Backlog, Batch, Boxed, Consume, ConsumerRef, ConsumerSpec, Credit,
     Delivery, Feed, Fetched, Link, Membership, Retention, Seq, Settle, Settler, StoredEvent, Token,
 };
-use trunkline_core::ledger::Ledger;
+use trunkline_core::ledger::{Ledger, Settled};
 use trunkline_core::local::{Parked, Waiter, until_closed};
 use trunkline_core::matcher::Key;
 use trunkline_core::plan::legal::no_such_consumer;
@@ -25,12 +25,16 @@ use super::streams::OpenStream;
 use super::{Bus, LogEngine, closed};
 use crate::journal::KnownConsumer;
 use crate::selection::Selection;
+use crate::stream::ranges::Ranges;
 
 /// What is read ahead at once.
 const AHEAD: Credit = Credit {
     items: 256,
     bytes: 1 << 20,
 };
+
+/// Ranges of acknowledgements that share a record, which must fit into a group of the journal.
+const OWED_AT_ONCE: usize = 16_384;
 
 /// One shared consumer of a stream.
 pub(super) struct Consumer {
@@ -55,6 +59,17 @@ struct Inner {
     generation: u64,
     gone: bool,
     keys: Vec<(Filter, Key)>,
+    /// Acknowledged, and not known to be written down: whatever is written next has it.
+    owed: Ranges,
+}
+
+/// What a consumer has acknowledged and that is to be written down.
+pub(super) struct Owed {
+    /// From the first to before the second.
+    pub(super) ranges: Vec<(Seq, Seq)>,
+    /// What is settled in addition, first and last.
+    pub(super) stretches: Vec<(Seq, Seq)>,
+    pub(super) lost: u64,
 }
 
 /// What a member is to do.
@@ -66,8 +81,6 @@ enum Plan<'a> {
     Read(Seq, Selection, u64),
     /// Wait, until then at the latest.
     Wait(Parked<'a>, Option<std::time::Instant>),
-    /// Something changed meanwhile.
-    Look,
 }
 
 impl Consumer {
@@ -81,9 +94,14 @@ impl Consumer {
     pub(super) fn restored(known: KnownConsumer, stream: &OpenStream) -> Self {
         let KnownConsumer {
             spec,
-            settled,
+            mut settled,
             lost,
         } = known;
+        if stream.interest().spec.retention == Retention::WorkQueue {
+            // What is done has left, so whatever is there is not: also what was acknowledged when it could
+            // not leave, or came back because its leaving was not synced.
+            settled = Settled::up_to(stream.reader.standing().first.saturating_sub(1));
+        }
         let ledger = Ledger::restore(settled, lost, spec.ack_wait);
         Self::with(spec, ledger, stream)
     }
@@ -104,8 +122,42 @@ impl Consumer {
                 caught_up: false,
                 generation: 0,
                 gone: false,
+                owed: Ranges::default(),
             }),
             waiter,
+        }
+    }
+
+    pub(super) fn at(&self) -> &ConsumerRef {
+        &self.at
+    }
+
+    /// Some of what is to be written down, which then is the caller's: whoever cannot gives it
+    /// [back](Self::owe). None when there is nothing.
+    pub(super) fn take_owed(&self) -> Option<Owed> {
+        let mut inner = self.inner.lock();
+        let ranges = inner.owed.take_first(OWED_AT_ONCE);
+        if ranges.is_empty() {
+            return None;
+        }
+        let ledger = &inner.ledger;
+        // Everything in a range is settled, so that the stretch around its first is around all of it.
+        let stretches: BTreeSet<_> = ranges
+            .iter()
+            .filter_map(|(first, _)| ledger.settled_around(*first))
+            .collect();
+        Some(Owed {
+            stretches: stretches.into_iter().collect(),
+            lost: ledger.lost_at_most(),
+            ranges,
+        })
+    }
+
+    /// Has these written down with what comes next.
+    pub(super) fn owe(&self, ranges: Vec<(Seq, Seq)>) {
+        let mut inner = self.inner.lock();
+        for (first, end) in ranges {
+            inner.owed.insert(first, end);
         }
     }
 
@@ -233,9 +285,8 @@ impl Consumer {
             inner.is_reading = true;
             return Plan::Read(ahead, inner.selection.clone(), inner.generation);
         }
-        if interest.noted < standing.tail {
-            return Plan::Look; // It is about to be noted.
-        }
+        // What is noted still was read already, and wakes for nothing: but only once, where looking again
+        // until it is noted would be busy for as long as the disk takes to go on to another segment.
         inner.caught_up = true;
         self.waiter.forget();
         Plan::Wait(self.waiter.park(), end)
@@ -382,13 +433,12 @@ impl Consume for LogEngine {
             let feed: Box<dyn Feed> = Box::new(LogFeed {
                 bus: Arc::clone(&self.bus),
                 link: self.link.subscribe(),
-                stream: Arc::clone(&stream),
+                stream,
                 consumer: Arc::clone(&consumer),
             });
             let settler: Arc<dyn Settler> = Arc::new(LogSettler {
                 bus: Arc::clone(&self.bus),
                 link: self.link.subscribe(),
-                stream,
                 consumer,
             });
             Ok((feed, settler))
@@ -455,10 +505,6 @@ impl Feed for LogFeed {
                         drop(ahead);
                         continue;
                     }
-                    Plan::Look => {
-                        tokio::task::yield_now().await;
-                        continue;
-                    }
                     Plan::Wait(parked, end) => (parked, end),
                 };
                 let lease_ends = async {
@@ -480,7 +526,6 @@ impl Feed for LogFeed {
 struct LogSettler {
     bus: Arc<Bus>,
     link: watch::Receiver<Link>,
-    stream: Arc<OpenStream>,
     consumer: Arc<Consumer>,
 }
 
@@ -494,8 +539,7 @@ impl Settler for LogSettler {
             if *self.link.borrow() == Link::Closed {
                 return Err(closed());
             }
-            let mut done = Vec::new();
-            let (results, stretches, lost) = {
+            let (results, has_acks) = {
                 let mut inner = self.consumer.inner.lock();
                 if inner.gone {
                     return Err(Error::new(
@@ -504,39 +548,28 @@ impl Settler for LogSettler {
                     ));
                 }
                 let now = Instant::now().into_std();
+                let mut has_acks = false;
                 let results: Vec<_> = batch
                     .into_iter()
                     .map(|(token, settle)| {
                         inner.ledger.settle(token, settle, now)?;
                         if settle == Settle::Ack {
-                            done.push(token.seq);
+                            has_acks = true;
+                            // With the ledger, so that nothing that it has settled is ever forgotten.
+                            inner.owed.insert(token.seq, token.seq.saturating_add(1));
                         }
                         Ok(())
                     })
                     .collect();
-                let mut stretches = BTreeSet::new();
-                for seq in &done {
-                    stretches.extend(inner.ledger.settled_around(*seq));
-                }
-                (results, stretches, inner.ledger.lost_at_most())
+                (results, has_acks)
             };
             self.consumer.waiter.wake(); // There may be room in flight, or something to deliver again.
-            if done.is_empty() {
+            if !has_acks {
                 return Ok(Admission::waiting(async { Ok(results) }));
             }
-            if self.stream.interest().spec.retention != Retention::WorkQueue {
-                done.clear();
-            }
-            let at = self.consumer.at.clone();
-            let bytes = 32 * stretches.len();
-            let job = |reply| Job::Settle {
-                at,
-                stretches: stretches.into_iter().collect(),
-                lost,
-                done,
-                reply,
-            };
-            let queued = self.bus.committer.queue(bytes, job).await?;
+            let consumer = Arc::clone(&self.consumer);
+            let job = |reply| Job::Settle { consumer, reply };
+            let queued = self.bus.committer.queue(0, job).await?;
             Ok(Admission::waiting(async move {
                 if confirm {
                     answer(queued).await?;

@@ -14,9 +14,11 @@ use trunkline_core::local::Listeners;
 use trunkline_core::{Clock, Error, ErrorKind, Filter, Name, Result};
 
 use super::committer::{Committer, Staged, Writer};
+use super::connections::Connections;
 use super::consume::Consumer;
 use super::options::LogOptions;
 use super::streams::{OpenStream, Streams};
+use super::sync::{self, SyncPolicy, Unsynced, all_synced};
 use super::{Bus, Changed};
 use crate::disk::{Disk, RealDisk};
 use crate::format::{self, FORMAT};
@@ -94,17 +96,20 @@ pub(super) fn open_on(
             "the journal ended in a write that a crash had torn; it was never acknowledged and is cut off"
         );
     }
+    let policy = options.sync.unwrap_or(SyncPolicy::Always);
     let options = Options {
         segment_bytes: options.segment_bytes,
         ..Options::default()
     };
+    let may_have_lost = sync::read(&*disk, &dir)?;
     let topology = journal.state().topology();
     put_in_order(&*disk, &dir, &topology)?;
     let (streams, mut writing) = (Arc::new(Streams::default()), BTreeMap::new());
     for (name, known) in topology.streams {
         let path = stream_dir(&dir, &name);
         let disk = Arc::clone(&disk);
-        let (stream, report) = Stream::open(disk, &path, known.spec.clone(), options.clone(), now)?;
+        let (mut stream, report) =
+            Stream::open(disk, &path, known.spec.clone(), options.clone(), now)?;
         if report.cut_bytes > 0 {
             tracing::warn!(
                 stream = %name,
@@ -113,8 +118,23 @@ pub(super) fn open_on(
                 "the stream ended in a write that a crash had torn; it was never acknowledged and is cut off"
             );
         }
+        if let Some(ends) = &may_have_lost {
+            let end = ends.get(&name).copied().unwrap_or(0);
+            if end > stream.tail() {
+                tracing::warn!(
+                    stream = %name,
+                    from = stream.tail(),
+                    to = end,
+                    "the bus was not closed, and not everything was synced: the stream goes on behind what may have been seen of it"
+                );
+            }
+            stream.skip_to(now, end)?;
+        }
         streams.insert(OpenStream::new(known.spec, known.stored, stream.reader()));
         writing.insert(name, stream);
+    }
+    if may_have_lost.is_some() && policy.survives_power() {
+        all_synced(&*disk, &dir)?;
     }
     for ((stream, name), known) in topology.consumers {
         let open = streams.get(&stream)?;
@@ -122,7 +142,11 @@ pub(super) fn open_on(
         open.consumers().insert(name, Arc::new(consumer));
     }
     let (keys, changed) = (Arc::clone(journal.state()), Arc::new(Changed::default()));
-    let committer = Committer::start(|queue| Writer {
+    // So that passing over them takes little room.
+    let ahead = (options.segment_bytes / 512).max(1);
+    let unsynced = Unsynced::new(Arc::clone(&disk), &dir, ahead);
+    let connections = Arc::new(Connections::default());
+    let committer = Committer::start(&connections, |queue| Writer {
         disk,
         dir: dir.clone(),
         options,
@@ -132,21 +156,27 @@ pub(super) fn open_on(
         streams: Arc::clone(&streams),
         changed: Arc::clone(&changed),
         queue,
+        copying: None,
         keys_changed: false,
+        sync: policy,
+        unsynced,
+        unsynced_since: None,
         lock,
+        owing: Vec::new(),
         staged: Staged::default(),
         failed: None,
     })?;
     Ok(Bus {
         dir,
         id,
+        sync: policy,
         clock,
         listeners: Listeners::default(),
         streams,
         keys,
         changed,
         committer,
-        connections: Mutex::new(1),
+        connections,
     })
 }
 

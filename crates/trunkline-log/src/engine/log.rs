@@ -16,6 +16,7 @@ use super::committer::{Job, answer};
 use super::streams::OpenStream;
 use super::{Bus, LogEngine, encoded};
 use crate::selection::Selection;
+use crate::stream::Reader;
 
 impl Bus {
     /// Has events leave that are past their age. If they cannot, that is no reason not to read.
@@ -51,6 +52,32 @@ pub(super) async fn reading<T: Send + 'static>(
         .unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Internal, "a reading ended early").caused_by(error))
         })
+}
+
+/// Takes events one by one as far as the credit goes: how many sequences were looked up, and the bytes of
+/// what was found.
+fn look_up(
+    reader: &Reader,
+    seqs: &[Seq],
+    credit: Credit,
+    out: &mut Vec<StoredEvent>,
+) -> Result<(usize, usize)> {
+    let mut bytes = 0;
+    for (number, seq) in seqs.iter().enumerate() {
+        if out.len() == credit.items {
+            return Ok((number, bytes));
+        }
+        let Some(event) = reader.event(*seq)? else {
+            continue;
+        };
+        let size = event.body.rough_bytes();
+        if !out.is_empty() && bytes + size > credit.bytes {
+            return Ok((number, bytes));
+        }
+        bytes += size;
+        out.push(event);
+    }
+    Ok((seqs.len(), bytes))
 }
 
 /// What a reader at `from` has missed.
@@ -115,21 +142,19 @@ impl Log for LogEngine {
             reading(false, move || {
                 let (start, lasts) = reader.start(from, &selection)?;
                 let mut events = Vec::new();
-                for seq in lasts.into_iter().take(max.items) {
-                    events.extend(reader.event(seq)?);
-                }
+                let (given, bytes) = look_up(&reader, &lasts, max, &mut events)?;
                 let first = reader.standing().first;
                 let mut next = start;
                 // It stops to let others read; whoever asks for a page has nobody to go on for.
-                loop {
+                let mut is_done = given < lasts.len();
+                while !is_done {
                     let room = Credit {
                         items: max.items.saturating_sub(events.len()),
-                        bytes: max.bytes,
+                        bytes: max.bytes.saturating_sub(bytes),
                     };
                     next = reader.read(next, &selection, room, &mut events)?;
-                    if !events.is_empty() || room.items == 0 || next >= reader.standing().tail {
-                        break;
-                    }
+                    is_done =
+                        !events.is_empty() || room.items == 0 || next >= reader.standing().tail;
                 }
                 // Asking for the first event is content with whatever is first.
                 let gap = match from {
@@ -251,17 +276,7 @@ impl LogFollow {
         let is_recent = lasts.is_empty() && reader.is_recent(next);
         reading(is_recent, move || {
             let mut events = Vec::new();
-            let (mut bytes, mut given) = (0, 0);
-            for seq in &lasts {
-                if bytes >= credit.bytes && !events.is_empty() {
-                    break;
-                }
-                given += 1;
-                if let Some(event) = reader.event(*seq)? {
-                    bytes += event.body.rough_bytes() + event.headers.bytes();
-                    events.push(event);
-                }
-            }
+            let (given, _) = look_up(&reader, &lasts, credit, &mut events)?;
             let next = match lasts.is_empty() {
                 true => reader.read(next, &selection, credit, &mut events)?,
                 false => next,
@@ -302,9 +317,10 @@ impl Follow for LogFollow {
                 let parked = {
                     let interest = self.stream.interest();
                     let tail = self.stream.reader.standing().tail;
+                    // What is published and noted later was read already, and wakes for nothing; looking
+                    // until it is noted would be busy for as long as going on to a new segment takes.
                     let all_seen = self.lasts.is_empty()
                         && self.next >= tail
-                        && interest.noted >= tail
                         && !interest.deleted
                         && interest.generation == self.generation;
                     all_seen.then(|| {

@@ -331,7 +331,7 @@ impl Dumping<'_> {
                 return self.pass(end, file, group.offset, "");
             };
             let is_wanted = seq >= self.expected && !self.removed.contains(seq);
-            self.expected = self.expected.max(seq + 1);
+            self.expected = self.expected.max(seq.saturating_add(1));
             if !is_wanted {
                 continue;
             }

@@ -7,6 +7,7 @@ use trunkline_core::{Error, ErrorKind, Result};
 
 use super::{Finding, Severity};
 use crate::disk::{self, Disk, Open};
+use crate::engine::sync::UNSYNCED;
 use crate::format::{self, FORMAT, MOST_BYTES};
 use crate::journal::look::Look;
 
@@ -150,7 +151,7 @@ pub(super) fn size(disk: &dyn Disk, dir: &Path) -> Result<(u64, u64)> {
 pub(super) fn strangers(disk: &dyn Disk, dir: &Path, is_live: bool) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for name in list(disk, dir)? {
-        let ours = [FORMAT, LOCK, SOCKET, STREAMS, STATE];
+        let ours = [FORMAT, LOCK, SOCKET, STREAMS, STATE, UNSYNCED];
         if !ours.contains(&name.as_str()) {
             findings.extend(stranger(Path::new(""), &name, is_live));
         }

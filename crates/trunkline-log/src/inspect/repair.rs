@@ -4,6 +4,7 @@
 mod keep;
 mod state;
 mod stream;
+mod unsynced;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use trunkline_core::{Error, ErrorKind, Result, Timestamp};
 use super::owner::Held;
 use super::{Directory, Finding, Lost, Owner, Progress, Remedy, Severity, Verification, Watch};
 use crate::disk::Disk;
+use crate::engine::sync::UNSYNCED;
 use keep::Keeper;
 
 /// How often the state is looked at again: what stands behind damage is seen when that is mended.
@@ -110,6 +112,7 @@ impl Directory {
         let mut watch = watch(&mut quiet);
         let (_, known) = super::state::verify(&self.disk, &self.dir, false, &mut watch)?;
         let topology = known.topology();
+        let (_, announced) = super::unsynced::verify(&*self.disk, &self.dir, false)?;
         let mut names: Vec<&Path> = Vec::new();
         for step in &repair.steps {
             let name = step.file.strip_prefix(super::place::STREAMS).ok();
@@ -118,8 +121,15 @@ impl Directory {
         }
         for name in names.iter().filter_map(|name| name.to_str()) {
             let looked = super::stream::look(&*self.disk, &self.dir, name, &mut watch)?;
-            let expected = super::stream::Expected::of(&topology, name);
+            let expected = super::stream::Expected::of(&topology, &announced, name);
             stream::mend(&*self.disk, &self.dir, &looked, &expected, &mut keeper, now)?;
+        }
+        if repair
+            .steps
+            .iter()
+            .any(|step| step.file == Path::new(UNSYNCED))
+        {
+            unsynced::mend(&*self.disk, &self.dir, &mut keeper)?;
         }
         repair.kept = keeper.kept;
         repair.after = Some(self.verify_as(Owner::Nobody, tell)?);
@@ -149,6 +159,7 @@ fn step(finding: &Finding) -> Step {
         }
         Some("snapshot") => "keep the file as it is beside it, and go on with what can be read".to_owned(),
         Some("values") => "keep the file as it is beside it, and remove the keys whose values cannot be read".to_owned(),
+        _ if finding.file == Path::new(UNSYNCED) => "keep the file beside it, and have each stream go on behind all that may have been stored in it".to_owned(),
         _ => "remove the consumer".to_owned(),
     };
     Step {

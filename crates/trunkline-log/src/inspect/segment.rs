@@ -72,6 +72,12 @@ impl Surveyed {
             && (self.tail != Tail::Clean || self.end + GROUP_HEADER_LEN as u64 > self.len)
     }
 
+    /// How many events may have stood behind its end at most.
+    pub(super) fn room(&self) -> u64 {
+        let reserved = self.header.map_or(self.len, |header| header.reserved);
+        reserved.saturating_sub(self.end) / MIN_RECORD
+    }
+
     /// How many sequences may be missing at the end: what the headers in a hole there say, else what could
     /// have stood there.
     pub(super) fn at_most_lost(&self) -> u64 {
@@ -81,9 +87,7 @@ impl Surveyed {
             lacking.hole.records.unwrap_or(room / MIN_RECORD)
         });
         match self.header {
-            Some(header) if self.is_cut_off() => {
-                header.reserved.saturating_sub(self.end) / MIN_RECORD
-            }
+            Some(_) if self.is_cut_off() => self.room(),
             Some(_) => in_hole,
             None => self.len.saturating_sub(FILE_HEADER_LEN) / MIN_RECORD,
         }

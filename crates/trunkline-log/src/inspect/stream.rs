@@ -1,10 +1,10 @@
 //! A stream, every byte of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use trunkline_core::Result;
 use trunkline_core::engine::{Position, Seq};
+use trunkline_core::{Name, Result};
 
 use super::index::{self, Checked};
 use super::place::{ASIDE, STREAMS, list, stranger};
@@ -15,6 +15,8 @@ use crate::frame::pieces::{Tail, brief};
 use crate::journal::KnownTopology;
 use crate::segment::{base_of, segment_name};
 use crate::stream::ranges::Ranges;
+use crate::stream::skip::PLACEHOLDER;
+use crate::stream::view::matches_text;
 
 /// What is known of a stream from elsewhere.
 #[derive(Debug, Default)]
@@ -23,11 +25,19 @@ pub(super) struct Expected {
     is_aside: bool,
     /// The consumer that has settled the highest sequence, and that.
     settled: Option<(String, Seq)>,
+    /// Whether an event may have the subject of placeholders.
+    stores_placeholders: bool,
+    /// Opening goes on behind this, because what is missing before it was not synced.
+    announced: Seq,
 }
 
 impl Expected {
     /// What the journal says of the stream in the directory of that name.
-    pub(super) fn of(topology: &KnownTopology, name: &str) -> Self {
+    pub(super) fn of(
+        topology: &KnownTopology,
+        announced: &BTreeMap<Name, Seq>,
+        name: &str,
+    ) -> Self {
         let stream = name.strip_suffix(ASIDE).unwrap_or(name);
         let consumers = topology
             .consumers
@@ -47,7 +57,17 @@ impl Expected {
         Self {
             is_known: topology.streams.keys().any(|name| name.as_str() == stream),
             is_aside: stream != name,
+            stores_placeholders: topology
+                .streams
+                .values()
+                .filter(|known| known.spec.name.as_str() == stream)
+                .flat_map(|known| &known.stored)
+                .any(|filter| matches_text(filter, PLACEHOLDER)),
             settled: settled.max_by_key(|(_, highest)| *highest),
+            announced: announced
+                .iter()
+                .find(|(name, _)| name.as_str() == stream)
+                .map_or(0, |(_, end)| *end),
         }
     }
 
@@ -66,6 +86,8 @@ pub(super) struct Part {
     pub(super) index: Checked,
     /// Bytes of the events that are there still.
     pub(super) live_bytes: u64,
+    /// Sequences that only fill a gap, and the one after the last of them.
+    filled: Vec<(Seq, Seq)>,
 }
 
 /// A stream as far as it can be read.
@@ -166,12 +188,14 @@ pub(super) fn look(
             looked.first = looked.removed.skip(looked.first.max(first));
         }
         let live_bytes = live_bytes(&segment, &looked);
+        let filled = filled(&segment, &looked);
         forget(&mut segment);
         looked.parts.push(Part {
             segment,
             until: Some(end),
             index,
             live_bytes,
+            filled,
         });
     }
     looked.went_on = active.is_sealed
@@ -179,11 +203,13 @@ pub(super) fn look(
             .open(&dir.join(segment_name(active.next)), Open::Read)
             .is_ok();
     let live_bytes = live_bytes(&active, &looked);
+    let filled = filled(&active, &looked);
     looked.parts.push(Part {
         segment: active,
         until: None,
         index: Checked::Missing,
         live_bytes,
+        filled,
     });
     let there: BTreeSet<Seq> = bases.iter().copied().collect();
     for base in names.iter().filter_map(|name| index_base(name)) {
@@ -200,6 +226,36 @@ fn live_bytes(segment: &Surveyed, looked: &Looked) -> u64 {
     let sizes = (segment.base..).zip(&segment.index.sizes);
     let live = sizes.filter(|(seq, _)| *seq >= looked.first && !looked.removed.contains(*seq));
     live.map(|(_, size)| u64::from(*size)).sum()
+}
+
+/// The placeholders of a segment: removed, of the subject that they have, and without an id.
+fn filled(segment: &Surveyed, looked: &Looked) -> Vec<(Seq, Seq)> {
+    let numbers = segment
+        .index
+        .subjects
+        .get(PLACEHOLDER)
+        .into_iter()
+        .flatten();
+    let ids: BTreeSet<u32> = segment.ids.iter().map(|(_, number)| *number).collect();
+    let mut ranges = Ranges::default();
+    for number in numbers.filter(|number| !ids.contains(number)) {
+        let seq = segment.base + u64::from(*number);
+        if seq >= looked.first && looked.removed.contains(seq) {
+            ranges.insert(seq, seq + 1);
+        }
+    }
+    ranges.iter().collect()
+}
+
+/// That nobody has these sequences, although events before and behind them are there.
+fn gap(file: PathBuf, (first, end): (Seq, Seq)) -> Finding {
+    let what = match end - 1 {
+        last if last == first => format!("sequence {first} is no event"),
+        last => format!("sequences {first} to {last} are no events"),
+    };
+    Finding::new(Severity::Note, file, what).means(
+        "a repair has filled in what could not be read, or a loss of power may have taken what was not synced; readers pass over it",
+    )
 }
 
 /// Lets go of what was only needed for the index.
@@ -241,6 +297,12 @@ pub(super) fn findings(looked: &Looked, expected: &Expected, is_live: bool) -> V
                     .at(*at)
                     .means("no event is lost; an event of the last few minutes that is published again may be stored twice"),
             );
+        }
+    }
+    if !expected.stores_placeholders {
+        for part in &looked.parts {
+            let filled = part.filled.iter();
+            found.extend(filled.map(|filled| gap(file(part.segment.base), *filled)));
         }
     }
     let Some(first_part) = looked.parts.first() else {
@@ -426,7 +488,7 @@ fn at_the_end(looked: &Looked, expected: &Expected, found: &mut Vec<Finding>) {
         );
     }
     if let Some((consumer, highest)) = &expected.settled
-        && *highest >= last.next
+        && *highest >= last.next.max(expected.announced)
         && !last.is_sealed
         && ends
         && !has_open_hole

@@ -1,7 +1,9 @@
 //! Directories on a simulated disk, damaged in every way.
 
 mod damage;
+mod fuzz;
 mod mending;
+mod unsynced;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -59,6 +59,8 @@ impl Journal {
         for number in self.state.values.numbers() {
             let lives = live.get(&number).is_some_and(|live| live.values > 0);
             if !lives && self.values.current() != Some(number) {
+                // What says that nothing lives there any more must not be lost after the file.
+                self.sync()?;
                 self.state.values.remove(&*self.disk, number)?;
                 self.state.forget_file(number);
                 self.compaction

@@ -37,9 +37,8 @@ pub(crate) fn rewrite_snapshot(
         Ok(_) => state,
         Err(_) => salvage(&**disk, dir, number, journals)?.state,
     };
-    *state.reached.lock() = reached;
-    let job = SnapshotJob::of(Arc::clone(disk), dir, Arc::new(state), number, now);
-    job.run().map(drop)
+    let job = SnapshotJob::of(Arc::clone(disk), dir, &state, number, now);
+    job.run()?.finish(reached).map(drop)
 }
 
 /// Ends a journal at an offset: what follows is made unreadable.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trunkline_core::engine::{Bucket, StateKey};
 use trunkline_core::{Error, ErrorKind, Result, Timestamp};
@@ -25,15 +26,30 @@ const GROUP_BYTES: usize = 256 << 10;
 /// Bytes after which a snapshot is synced, so that the journal's own syncs never wait for much.
 const SYNC_BYTES: u64 = 8 << 20;
 
-/// A snapshot that is whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "older files are removed when the journal is told"]
-pub struct Snapshot {
+/// A snapshot of which everything is written but its end, which says how far the journals must reach.
+#[derive(Debug)]
+#[must_use = "it counts when the journal has ended it"]
+pub struct Copied {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     number: u64,
-    /// Bytes of its file.
-    pub bytes: u64,
-    /// Records in it.
-    pub records: u64,
+    writer: Writer,
+}
+
+impl Copied {
+    /// Ends the file and gives it its name, and says how many bytes it has. The journals must be durable
+    /// up to that place.
+    pub(super) fn finish(mut self, reached: (u64, u64)) -> Result<u64> {
+        let finished = self
+            .writer
+            .finish(&*self.disk, &self.dir, reached)
+            .map(|()| self.writer.end);
+        if finished.is_err() {
+            // It is removed when the directory is opened, if not now.
+            let _ = self.disk.remove(&self.writer.making);
+        }
+        finished
+    }
 }
 
 /// A snapshot being taken, on any thread.
@@ -42,7 +58,6 @@ pub struct Snapshot {
 pub struct SnapshotJob {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    state: Arc<State>,
     number: u64,
     now: Timestamp,
     topology: Option<KnownTopology>,
@@ -83,24 +98,25 @@ impl Journal {
         self.rotate(now)?;
         self.is_copying = true;
         self.before_snapshot = self.since_snapshot;
-        let (disk, state) = (Arc::clone(&self.disk), Arc::clone(&self.state));
-        Ok(SnapshotJob::of(
-            disk,
-            &self.dir,
-            state,
-            self.file.number,
-            now,
-        ))
+        let (disk, number) = (Arc::clone(&self.disk), self.file.number);
+        Ok(SnapshotJob::of(disk, &self.dir, &self.state, number, now))
     }
 
     /// Ends a snapshot: removes the files that it stands for, or, if it failed, goes on without it
     /// and tries again when the journal has grown.
     ///
     /// # Errors
-    /// That of the job, or of removing files. The journal goes on all the same.
-    pub fn end_snapshot(&mut self, result: Result<Snapshot>) -> Result<()> {
+    /// That of the job, or of removing files: the journal goes on all the same. That of syncing the
+    /// journal, after which it takes nothing further.
+    pub fn end_snapshot(&mut self, result: Result<Copied>) -> Result<()> {
         self.is_copying = false;
-        let Snapshot { number, bytes, .. } = result.inspect_err(|_| {
+        // It may have what was published and is not synced, which the journals must have too.
+        let ended = result.and_then(|copied| {
+            self.sync()?;
+            let reached = *self.state.reached.lock();
+            Ok((copied.number, copied.finish(reached)?))
+        });
+        let (number, bytes) = ended.inspect_err(|_| {
             self.retry_at = self.since_snapshot + self.options.snapshot_bytes;
         })?;
         self.since_snapshot = self.since_snapshot.saturating_sub(self.before_snapshot);
@@ -133,7 +149,7 @@ impl SnapshotJob {
     pub(super) fn of(
         disk: Arc<dyn Disk>,
         dir: &Path,
-        state: Arc<State>,
+        state: &State,
         number: u64,
         now: Timestamp,
     ) -> Self {
@@ -142,7 +158,6 @@ impl SnapshotJob {
             dir: dir.to_owned(),
             topology: Some(state.topology()),
             buckets: state.buckets(),
-            state,
             number,
             now,
             cursor: Cursor::Begin,
@@ -154,31 +169,50 @@ impl SnapshotJob {
     ///
     /// # Errors
     /// Those of [`step`](Self::step).
-    pub fn run(mut self) -> Result<Snapshot> {
+    pub fn run(self) -> Result<Copied> {
+        self.run_unless(&AtomicBool::new(false))
+    }
+
+    /// Takes the snapshot to its end, unless it is told to stop before.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), and [`ErrorKind::Closed`] when it was told.
+    pub fn run_unless(mut self, stop: &AtomicBool) -> Result<Copied> {
         loop {
-            if let Some(snapshot) = self.step()? {
-                return Ok(snapshot);
+            if stop.load(Ordering::Relaxed) {
+                self.abandon();
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "the directory is being closed, so its snapshot is not taken now",
+                ));
+            }
+            if let Some(copied) = self.step()? {
+                return Ok(copied);
             }
         }
     }
 
-    /// Copies one slice and writes it; gives the snapshot when it is whole.
+    /// Copies one slice and writes it; gives the snapshot when all of it is written.
     ///
     /// # Errors
     /// [`ErrorKind::OverQuota`] when there is no room, and [`ErrorKind::StorageFailed`]. What there
     /// is of the file has been removed then, as far as that worked.
-    pub fn step(&mut self) -> Result<Option<Snapshot>> {
+    pub fn step(&mut self) -> Result<Option<Copied>> {
         let result = self.try_step();
-        if result.is_err()
-            && let Some(writer) = self.writer.take()
-        {
-            // It is removed when the directory is opened, if not now.
-            let _ = self.disk.remove(&writer.making);
+        if result.is_err() {
+            self.abandon();
         }
         result
     }
 
-    fn try_step(&mut self) -> Result<Option<Snapshot>> {
+    fn abandon(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // It is removed when the directory is opened, if not now.
+            let _ = self.disk.remove(&writer.making);
+        }
+    }
+
+    fn try_step(&mut self) -> Result<Option<Copied>> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(Writer::begin(
@@ -205,10 +239,15 @@ impl SnapshotJob {
             return Ok(None);
         }
         let Some(first) = self.buckets.first_entry() else {
-            let (journal, offset) = *self.state.reached.lock();
-            return writer
-                .finish(&*self.disk, &self.dir, self.number, (journal, offset))
-                .map(Some);
+            // Whoever ends it has little left to sync.
+            writer.write(0)?;
+            writer.sync()?;
+            return Ok(self.writer.take().map(|writer| Copied {
+                disk: Arc::clone(&self.disk),
+                dir: self.dir.clone(),
+                number: self.number,
+                writer,
+            }));
         };
         let (bucket, shared) = (first.key().clone(), Arc::clone(first.get()));
         match &mut self.cursor {
@@ -320,22 +359,21 @@ impl Writer {
             .map_err(|error| failed("write to", &self.path, error))?;
         self.end += self.buffer.len() as u64;
         self.buffer.clear();
-        if self.end - self.synced >= SYNC_BYTES {
-            self.file
-                .sync()
-                .map_err(|error| failed("sync", &self.path, error))?;
-            self.synced = self.end;
+        match self.end - self.synced >= SYNC_BYTES {
+            true => self.sync(),
+            false => Ok(()),
         }
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.file
+            .sync()
+            .map_err(|error| failed("sync", &self.path, error))?;
+        self.synced = self.end;
         Ok(())
     }
 
-    fn finish(
-        &mut self,
-        disk: &dyn Disk,
-        dir: &Path,
-        number: u64,
-        (journal, offset): (u64, u64),
-    ) -> Result<Snapshot> {
+    fn finish(&mut self, disk: &dyn Disk, dir: &Path, (journal, offset): (u64, u64)) -> Result<()> {
         let records = self.records;
         self.push(&Record::End {
             journal,
@@ -346,12 +384,7 @@ impl Writer {
         self.file
             .sync()
             .and_then(|()| files::finish(disk, dir, &self.making, &self.path))
-            .map_err(|error| failed("finish", &self.path, error))?;
-        Ok(Snapshot {
-            number,
-            bytes: self.end,
-            records,
-        })
+            .map_err(|error| failed("finish", &self.path, error))
     }
 }
 

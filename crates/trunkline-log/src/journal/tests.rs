@@ -2,4 +2,5 @@ mod bounds;
 mod damage;
 mod faults;
 mod fuzz;
+mod unsynced;
 mod world;

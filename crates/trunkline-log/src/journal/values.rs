@@ -159,7 +159,8 @@ impl ValueWriter {
         files: &ValueFiles,
         now: Timestamp,
     ) -> Result<(), NotMade> {
-        let has_room = |(_, file, end): &(u64, Arc<ValueFile>, u64)| file.size - end >= bytes;
+        let has_room =
+            |(_, file, end): &(u64, Arc<ValueFile>, u64)| file.size.saturating_sub(*end) >= bytes;
         if self.current.as_ref().is_some_and(has_room) {
             return Ok(());
         }

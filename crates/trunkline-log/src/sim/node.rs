@@ -39,6 +39,10 @@ impl Node {
         self.allocated
     }
 
+    pub(super) fn unsynced(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
         if bytes.is_empty() {
             return;

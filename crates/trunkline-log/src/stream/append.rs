@@ -193,7 +193,7 @@ impl Stream {
         }
         self.tail += 1;
         self.events += 1;
-        self.bytes += u64::from(size);
+        self.bytes = self.bytes.saturating_add(size.into());
         seq
     }
 
@@ -277,7 +277,9 @@ impl Stream {
         let refuses = self.spec.retention != Retention::DiscardOld
             || events > max_events
             || bytes > max_bytes;
-        if refuses && (self.events + events > max_events || self.bytes + bytes > max_bytes) {
+        if refuses
+            && (self.events + events > max_events || self.bytes.saturating_add(bytes) > max_bytes)
+        {
             return Err(Error::new(
                 ErrorKind::StreamFull,
                 format!(

@@ -161,8 +161,9 @@ impl Stream {
         report.cut_groups = recovered.cut_groups;
         report.cut_bytes = recovered.cut_bytes;
         let found = find_sealed(&*disk, dir, (before, *last), head.first, &mut report)?;
-        let first = removed.skip(head.first);
         let tail = index.end();
+        // What is removed may reach beyond the end, where skipping sequences was interrupted.
+        let first = removed.skip(head.first).min(tail);
         let events = tail - first - removed.count(first, tail);
         report.segments = found.sealed.len() as u64 + 1;
         report.events = events;
@@ -201,6 +202,7 @@ impl Stream {
             tail,
             first,
             recorded_first: head.first,
+            durable_first: head.first,
             events,
             bytes: head.bytes,
             last_at,

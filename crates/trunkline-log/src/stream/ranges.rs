@@ -72,6 +72,13 @@ impl Ranges {
         }
     }
 
+    /// Takes the first ranges out, so many at most.
+    pub(crate) fn take_first(&mut self, most: usize) -> Vec<(Seq, Seq)> {
+        std::iter::from_fn(|| self.ranges.pop_first())
+            .take(most)
+            .collect()
+    }
+
     /// How many ranges there are.
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
@@ -115,6 +122,10 @@ mod tests {
                 assert_eq!(ranges.count(a, b), within);
                 let all: Vec<_> = ranges.iter().flat_map(|(start, end)| start..end).collect();
                 assert!(all.iter().eq(&set), "{ranges:?} {set:?}");
+                let (mut rest, most) = (ranges.clone(), random.index(4));
+                let taken = rest.take_first(most);
+                assert_eq!(taken.len(), most.min(ranges.len()));
+                assert!(taken.into_iter().chain(rest.iter()).eq(ranges.iter()));
                 let starts = set.iter().filter(|seq| !set.contains(&seq.wrapping_sub(1)));
                 assert_eq!(ranges.len(), starts.count());
             }

@@ -189,7 +189,7 @@ impl Reading<'_> {
             }
             let (group, head) = events_group(&mut walk, segment)?;
             self.scanned += group.header.size();
-            next = head.seq + u64::from(group.header.count);
+            next = head.seq.saturating_add(group.header.count.into());
             if let Some(stopped) = self.group(segment, &group, head, from, end)? {
                 return Ok(Some(stopped));
             }
@@ -221,7 +221,10 @@ impl Reading<'_> {
             else {
                 break;
             };
-            let subject = self.subjects.get(record.subject)?;
+            let subject = self.subjects.get(record.subject).map_err(|_| {
+                let what = "a record has a subject that is none";
+                damaged(&segment.path, group.offset, what)
+            })?;
             let is_wanted = *self.selection == Selection::All || self.selection.matches(&subject);
             if is_wanted && seq >= from && view.is_live(seq) {
                 if self.added == self.credit.items {
@@ -262,7 +265,7 @@ impl Reading<'_> {
             }
             self.looked_up += 1;
             let has = |(group, head): &(Group, Head)| {
-                (head.seq..head.seq + u64::from(group.header.count)).contains(&seq)
+                (head.seq..head.seq.saturating_add(group.header.count.into())).contains(&seq)
             };
             if !at.as_ref().is_some_and(has) {
                 let place = self.shared.place(segment, seq)?;
@@ -333,7 +336,7 @@ impl Shared {
             .in_chunks_of(LOOK_UP_CHUNK);
         loop {
             let (group, head) = events_group(&mut walk, segment)?;
-            if seq < head.seq + u64::from(group.header.count) {
+            if seq < head.seq.saturating_add(group.header.count.into()) {
                 return Ok(head.at);
             }
         }

@@ -110,7 +110,9 @@ impl Stream {
                 ));
             }
             let sizes = ranges.iter().try_fold(0, |all, (start, end)| {
-                (*start..*end).try_fold(all, |all, seq| Ok(all + u64::from(self.size_of(seq)?)))
+                (*start..*end).try_fold(all, |all: u64, seq| {
+                    Ok(all.saturating_add(self.size_of(seq)?.into()))
+                })
             });
             let sizes: u64 = sizes.map_err(|error: Error| error)?;
             self.reserve(ranges.len() * RANGE_BYTES, REMOVED, now)?;
@@ -122,23 +124,23 @@ impl Stream {
                 self.pending.removed.push((*start, *end));
                 self.events -= end - start;
             }
-            self.bytes -= sizes;
+            self.bytes = self.bytes.saturating_sub(sizes);
             self.first = self.removed.skip(self.first);
             self.removed.forget_below(self.first);
         }
         Ok(before - self.events)
     }
 
-    /// Takes over another specification. What is above its limits leaves as its retention says.
+    /// Whether it can take over another specification; nothing is changed.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when it would become a work queue or cease to be one, because
     /// what its consumers did until now was done under other rules; [`ErrorKind::StorageFailed`] when
-    /// the disk failed, now or before.
-    pub fn stage_update(&mut self, now: Timestamp, spec: StreamSpec) -> Result<()> {
+    /// the disk failed before.
+    pub fn check_update(&self, spec: &StreamSpec) -> Result<()> {
         self.check()?;
         let is_queue = |spec: &StreamSpec| spec.retention == Retention::WorkQueue;
-        if is_queue(&self.spec) != is_queue(&spec) {
+        if is_queue(&self.spec) != is_queue(spec) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
@@ -147,11 +149,28 @@ impl Stream {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    /// Takes over another specification. What is above its limits leaves as its retention says.
+    ///
+    /// # Errors
+    /// Those of [`check_update`](Self::check_update), and [`ErrorKind::StorageFailed`] when the disk failed,
+    /// now or before.
+    pub fn stage_update(&mut self, now: Timestamp, spec: StreamSpec) -> Result<()> {
+        self.check_update(&spec)?;
         self.spec = spec;
-        self.stage_expiry(now)?;
-        if self.spec.retention == Retention::DiscardOld {
-            self.discard_old()?;
-            self.record_first(now)?;
+        let left = self.stage_expiry(now).and_then(|()| {
+            if self.spec.retention == Retention::DiscardOld {
+                self.discard_old()?;
+                self.record_first(now)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = left {
+            self.check()?;
+            // What cannot be read cannot leave; that is no reason to keep the limits of before.
+            tracing::warn!(stream = %self.spec.name, %error, "events above a limit stay");
         }
         Ok(())
     }

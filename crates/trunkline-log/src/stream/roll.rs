@@ -86,6 +86,7 @@ impl Stream {
         self.durable = made.end;
         self.is_witnessed = false;
         self.recorded_first = self.first;
+        self.durable_first = self.first;
         self.active = Arc::new(made.segment);
         let mut view = self.shared.view.write();
         // Usually nobody reads just now, so that the list is changed in place.
@@ -199,7 +200,7 @@ impl Stream {
     /// Lets go of segments whose events are all gone. What cannot be removed now is removed when
     /// the stream is opened again.
     pub(super) fn retire(&mut self) {
-        let first = self.recorded_first;
+        let first = self.durable_first;
         let gone: Vec<Arc<Segment>> = {
             let mut view = self.shared.view.write();
             let count = view

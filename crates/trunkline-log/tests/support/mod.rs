@@ -1,6 +1,7 @@
 //! What the tests of streams share.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod engine;
 pub(crate) mod known;
 
 use std::collections::BTreeMap;

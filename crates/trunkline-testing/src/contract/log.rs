@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use trunkline::core::engine::{Boxed, Engine};
 use trunkline::core::{Clock, Result};
-use trunkline_log::{LogEngine, LogOptions};
+use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
 
 use super::harness::Harness;
 
@@ -16,6 +16,7 @@ use super::harness::Harness;
 #[derive(Debug)]
 pub struct LogHarness {
     root: Root,
+    sync: SyncPolicy,
 }
 
 #[derive(Debug)]
@@ -37,11 +38,17 @@ impl Drop for Root {
 impl LogHarness {
     /// With a temporary directory of its own.
     pub fn new() -> Self {
+        Self::with(SyncPolicy::Always)
+    }
+
+    /// As [`new`](Self::new), with that policy.
+    pub fn with(sync: SyncPolicy) -> Self {
         static HARNESSES: AtomicU64 = AtomicU64::new(1);
         let number = HARNESSES.fetch_add(1, Ordering::Relaxed);
         let name = format!("trunkline-log-{}-{number}", std::process::id());
         Self {
             root: Root(std::env::temp_dir().join(name)),
+            sync,
         }
     }
 }
@@ -61,7 +68,11 @@ impl Default for LogHarness {
 
 impl Harness for LogHarness {
     fn name(&self) -> &'static str {
-        "file:"
+        match self.sync {
+            SyncPolicy::Always => "file:",
+            SyncPolicy::Interval(_) => "file: with sync=interval",
+            SyncPolicy::Os => "file: with sync=os",
+        }
     }
 
     fn connect<'a>(
@@ -72,6 +83,7 @@ impl Harness for LogHarness {
         Box::pin(async move {
             let options = LogOptions {
                 segment_bytes: LogOptions::MIN_SEGMENT_BYTES,
+                sync: Some(self.sync),
                 ..LogOptions::new(self.root.path().join(place))
             };
             let engine: Arc<dyn Engine> = Arc::new(LogEngine::connect(&options, clock)?);

@@ -50,7 +50,8 @@ pub(super) const BUS: &[Row<Config>] = &[
         kind: Kind::Url,
         default: r#""memory:""#,
         doc: "The bus: `file:PATH` keeps it in a directory, `nats://HOST:4222` is one on NATS, `memory:` a fresh one \
-              in this process. `trunkline up` takes file:./trunkline-data where nothing is said. Its password is masked wherever it is printed.",
+              in this process. `file:PATH?sync=interval&sync_interval=200ms` and `?sync=os` acknowledge before the disk has it. \
+              `trunkline up` takes file:./trunkline-data where nothing is said. Its password is masked wherever it is printed.",
         secret: true,
         write: |config, raw| set(&mut config.url, raw.url()),
         read: |config| Some(text(&config.url.to_string())),

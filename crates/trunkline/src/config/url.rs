@@ -3,7 +3,16 @@
 use std::fmt;
 
 /// Options of URLs that are no secrets, if their values look as they should.
-const HARMLESS: [&str; 3] = ["encode", "max_events", "max_bytes"];
+const HARMLESS: [&str; 6] = [
+    "encode",
+    "max_events",
+    "max_bytes",
+    "segment_bytes",
+    "sync",
+    "sync_interval",
+];
+/// The values of theirs that are words.
+const WORDS: [&str; 4] = ["always", "never", "interval", "os"];
 
 /// The URL of a bus. It may hold credentials, so `Debug` and `Display` mask them;
 /// [`reveal`](Url::reveal) gives it as it is.
@@ -110,7 +119,9 @@ fn masked_option(pair: &str) -> String {
             "***".to_owned()
         };
     };
-    let plain = ["always", "never"].contains(&value) || value.parse::<u64>().is_ok();
+    let plain = WORDS.contains(&value)
+        || value.parse::<u64>().is_ok()
+        || super::units::duration(value).is_ok();
     if HARMLESS.contains(&key) && plain {
         pair.to_owned()
     } else {
@@ -152,5 +163,10 @@ mod tests {
         );
         check("memory:", "memory:");
         check("file:./data", "file:./data");
+        check(
+            "file:d?sync=interval&sync_interval=1m30s&segment_bytes=8388608",
+            "file:d?sync=interval&sync_interval=1m30s&segment_bytes=8388608",
+        );
+        check("file:d?sync_interval=hunter2s", "file:d?sync_interval=***");
     }
 }

@@ -44,15 +44,15 @@ mod shared {
     use std::time::Duration;
 
     use parking_lot::Mutex;
-    use tokio::sync::watch;
-    use tokio::task::{AbortHandle, JoinHandle};
+    use tokio::sync::{oneshot, watch};
+    use tokio::task::JoinHandle;
     use tokio::time::{Instant, timeout};
     use trunkline_core::engine::{
         Boxed, Capabilities, Consume, Engine, Fact, Limits, Link, LinkOptions, Live, Log, Reach,
         State, Topology,
     };
     use trunkline_core::{Clock, Error, ErrorKind, Result};
-    use trunkline_log::{LogEngine, LogOptions};
+    use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
     use trunkline_remote::{
         Dial, RemoteEngine, Server, Socket, connect_unix, listen_unix, serve_unix,
     };
@@ -99,7 +99,8 @@ mod shared {
         /// are attached have their answers.
         engine: Arc<LogEngine>,
         server: Server,
-        accepting: Option<AbortHandle>,
+        /// Ends the thread that serves when it is dropped; none if nobody can attach.
+        accepting: Mutex<Option<oneshot::Sender<()>>>,
     }
 
     impl Owner {
@@ -116,7 +117,7 @@ mod shared {
             let server = Server::new(Arc::clone(&guest) as Arc<dyn Engine>);
             let serving = Arc::new(Serving {
                 engine: guest,
-                accepting: accept(&socket, &server),
+                accepting: Mutex::new(accept(&socket, &server)),
                 server,
             });
             served.insert(socket, Arc::downgrade(&serving));
@@ -135,12 +136,9 @@ mod shared {
     }
 
     /// Listens at the socket. A file system without sockets keeps others out, but nobody else.
-    fn accept(socket: &Path, server: &Server) -> Option<AbortHandle> {
-        match listen_unix(socket) {
-            Ok(listener) => {
-                let accepting = tokio::spawn(serve_unix(listener, server.clone()));
-                Some(accepting.abort_handle())
-            }
+    fn accept(socket: &Path, server: &Server) -> Option<oneshot::Sender<()>> {
+        match serve(socket, server) {
+            Ok(accepting) => Some(accepting),
             Err(error) => {
                 tracing::warn!(
                     %error,
@@ -152,6 +150,31 @@ mod shared {
         }
     }
 
+    /// Serves at the socket until the sender is dropped, on a runtime of its own: the program may have
+    /// several, and end the one on which the directory was opened first.
+    fn serve(socket: &Path, server: &Server) -> io::Result<oneshot::Sender<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listener = {
+            let _within = runtime.enter();
+            listen_unix(socket)?
+        };
+        let (accepting, end) = oneshot::channel::<()>();
+        let server = server.clone();
+        let run = async move {
+            tokio::select! {
+                () = serve_unix(listener, server.clone()) => {}
+                _ = end => {}
+            }
+            let _ = timeout(DRAIN_WITHIN, server.drained()).await;
+        };
+        std::thread::Builder::new()
+            .name("trunkline-serve".to_owned())
+            .spawn(move || runtime.block_on(run))?;
+        Ok(accepting)
+    }
+
     impl Serving {
         async fn close(&self) {
             self.stop();
@@ -161,10 +184,8 @@ mod shared {
         }
 
         fn stop(&self) {
-            if let Some(accepting) = &self.accepting {
-                accepting.abort();
-            }
             self.server.close();
+            self.accepting.lock().take();
         }
     }
 
@@ -222,7 +243,16 @@ mod shared {
             let dial = Arc::clone(&door) as Arc<dyn Dial>;
             let connected = RemoteEngine::connect_by(dial, link, Arc::clone(clock)).await;
             match connected {
-                Ok(engine) => Ok(Self { engine, door }),
+                Ok(engine) => {
+                    let attached = Self { engine, door };
+                    if let Some(found) = SyncPolicy::told(&attached.facts())
+                        && let Err(error) = attached.door.options.check_sync(found)
+                    {
+                        attached.close().await;
+                        return Err(error);
+                    }
+                    Ok(attached)
+                }
                 // It is there and serves nobody; who it is helps more than that it does not answer.
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     Err(in_use.caused_by(error))

@@ -102,7 +102,8 @@ impl Writer {
             _ => Vec::new(),
         };
         let stored = stored_after(before, &spec);
-        self.stream(&spec.name)?.stage_update(now, spec.clone())?;
+        self.stream(&spec.name)?.check_update(&spec)?;
+        // First what may be refused: then nothing has changed.
         self.record(
             Record::Stream {
                 spec: spec.clone(),
@@ -110,7 +111,10 @@ impl Writer {
             },
             now,
         )?;
-        let committed = self.stream(&spec.name)?.commit();
+        let stream = self.stream(&spec.name)?;
+        let committed = stream
+            .stage_update(now, spec.clone())
+            .and_then(|()| stream.commit());
         committed.inspect_err(|error| self.failed = Some(error.clone()))?;
         self.flush()?;
         open.update(spec, stored.clone());
@@ -150,6 +154,7 @@ impl Writer {
             return Err(error);
         }
         drop(stream);
+        self.unsynced.forget(name);
         self.streams.remove(name);
         if let Err(error) = stream::delete(&*self.disk, &aside) {
             tracing::warn!(stream = %name, %error, "what is left of the stream is removed at the next opening");

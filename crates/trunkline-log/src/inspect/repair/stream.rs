@@ -25,6 +25,7 @@ use crate::segment::{segment_name, write_index};
 use crate::stream::open::{open_sealed, summarize};
 use crate::stream::ranges::Ranges;
 use crate::stream::roll::make_segment_in;
+use crate::stream::skip::PLACEHOLDER;
 
 /// A group of placeholders has so many bytes at most.
 const GROUP_BYTES: u64 = 8 << 20;
@@ -32,8 +33,6 @@ const GROUP_BYTES: u64 = 8 << 20;
 const LEAST: u64 = (GROUP_HEADER_LEN + HEAD_LEN) as u64;
 /// So many sequences are filled in at most.
 const MOST_LOST: u64 = 100_000_000;
-/// The subject of placeholders. Nobody sees it.
-const SUBJECT: &[u8] = b"x";
 
 /// Mends what was found of a stream.
 pub(super) fn mend(
@@ -355,8 +354,8 @@ fn events(out: &mut Vec<u8>, file_id: u64, at: u64, size: u64, head: &Head, coun
         let len = u32::try_from(room.saturating_sub(4)).unwrap_or(u32::MAX);
         let start = out.len();
         out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&[0, SUBJECT.len() as u8]);
-        out.extend_from_slice(SUBJECT);
+        out.extend_from_slice(&[0, PLACEHOLDER.len() as u8]);
+        out.extend_from_slice(PLACEHOLDER.as_bytes());
         out.resize((start + room).max(out.len()), 0);
     }
     let of_kind = GroupHeader {

@@ -157,8 +157,8 @@ fn an_older_snapshot_serves_while_all_its_journals_are_there() {
                 world.disk.mend();
                 world.step().unwrap();
                 world.flush().unwrap();
-                // The first operations of the end of a snapshot are its sync, rename and sync of
-                // the directory; the one after them removes.
+                // The first operations of the end of a snapshot write and sync its last group, write and
+                // sync its end, rename it and sync the directory; the one after them removes.
                 let names = world.disk.files();
                 let making = names
                     .keys()
@@ -166,7 +166,7 @@ fn an_older_snapshot_serves_while_all_its_journals_are_there() {
                 if making && world.random.coin() {
                     world
                         .disk
-                        .fault_at(world.disk.operations() + 5, Fault::FailFromHereOn);
+                        .fault_at(world.disk.operations() + 7, Fault::FailFromHereOn);
                     if world.step().is_err() {
                         removed = true;
                         break;
