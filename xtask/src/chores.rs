@@ -1,7 +1,9 @@
 //! What each verb does, as data. To add a check, add a line here.
 
+use std::process::Command;
+
 use crate::deny::Check;
-use crate::step::{Action, Step};
+use crate::step::{self, Action, Step};
 
 /// The manifest of the benchmark: a workspace of its own, so that only those who run it compile
 /// the rivals.
@@ -86,6 +88,14 @@ pub(crate) fn bench(args: &[&str]) -> Step {
     let mut line = vec!["run", "--release", "--manifest-path", BENCH, "--"];
     line.extend(args);
     cargo("bench", &line)
+}
+
+/// `cargo xtask chaos`. Its output is nobody's but its own, so that `--json` is one document.
+pub(crate) fn chaos(args: &[&str]) -> Command {
+    let mut command = step::cargo();
+    command.args(["run", "--quiet", "--package", "trunkline-chaos", "--"]);
+    command.args(args);
+    command
 }
 
 fn cargo(name: &'static str, args: &[&str]) -> Step {

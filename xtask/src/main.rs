@@ -25,6 +25,7 @@ usage: cargo xtask <verb>
 
   test             run every test of the workspace, doctests and examples on real data included
   bench [args]     compare Trunkline with its rivals; --quick is a smoke run, --help lists the rest
+  chaos [args]     faults from a seed on real processes of a consumer; --help lists the arguments
   ci               everything that CI checks: format, lints, docs, dependencies, then `test`
 ";
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ["test"] => run::all(&chores::test()),
         ["ci"] => run::all(&chores::ci()),
         ["bench", rest @ ..] => run::all(&[chores::bench(rest)]),
+        ["chaos", rest @ ..] => run::plain(&mut chores::chaos(rest)),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
