@@ -159,10 +159,17 @@ pub(crate) async fn until_ready(dir: &Path, workers: u32) -> Result<(), String> 
 
 /// Lets everything drain, has everybody do more, ends everybody, and writes down what the bus has.
 /// What does not come about is returned in words.
-pub(crate) async fn close(dir: &Path, seed: u64, url: &str, crew: &mut Crew) -> Vec<String> {
+pub(crate) async fn close(
+    dir: &Path,
+    seed: u64,
+    url: &str,
+    crew: &mut Crew,
+    lines: &Lines,
+) -> Vec<String> {
     let mut closing = Closing {
         dir,
         seed,
+        lines,
         progress: Progress::default(),
         faults: Vec::new(),
     };
@@ -174,6 +181,8 @@ pub(crate) async fn close(dir: &Path, seed: u64, url: &str, crew: &mut Crew) -> 
 struct Closing<'a> {
     dir: &'a Path,
     seed: u64,
+    /// The file of faults.
+    lines: &'a Lines,
     progress: Progress,
     faults: Vec<String>,
 }
@@ -192,21 +201,41 @@ impl Closing<'_> {
         })
         .await?;
         tell("everything is published");
-        self.drain(&bus).await?;
-        tell("everything is drained; everybody does more");
-        self.more(crew).await?;
-        let (stored, dead) = self.drain(&bus).await?;
-        self.at_rest(&bus, &stored).await?;
+        let settled = self.settle(&bus, crew).await;
+        self.faults.extend(settled.err());
+        let stored = asking("reading what is stored", || stored(&bus)).await?;
+        let dead = asking("listing dead letters", || dead(&bus)).await?;
+        if self.faults.is_empty() {
+            self.at_rest(&bus, &stored).await?;
+        }
         for role in [Role::Worker, Role::Publisher] {
             self.faults.extend(block_in_place(|| crew.end(role)));
         }
-        // What was there when all worked is still there.
         let words = |error: std::io::Error| error.to_string();
         let lines = Lines::open(&self.dir.join(STORED)).map_err(words)?;
         stored.iter().for_each(|stored| lines.write(stored));
         let lines = Lines::open(&self.dir.join(DEAD)).map_err(words)?;
         dead.iter().for_each(|dead| lines.write(dead));
         let _ = timeout(ASKED_WITHIN, bus.close()).await;
+        Ok(())
+    }
+
+    /// Everything drains, and everything that comes then does.
+    async fn settle(&mut self, bus: &Bus, crew: &mut Crew) -> Result<(), String> {
+        self.drain(bus, crew).await?;
+        tell("everything is drained; everybody does more");
+        self.more(crew).await?;
+        self.drain(bus, crew).await
+    }
+
+    /// Fills the places of those that end by themselves, as an orchestrator would; the checker asks why.
+    fn replace_dead(&mut self, crew: &mut Crew) -> Result<(), String> {
+        for died in crew.died() {
+            self.lines.write(&died);
+            if let Some(Who { role, slot, .. }) = died.who {
+                crew.start(role, slot)?;
+            }
+        }
         Ok(())
     }
 
@@ -230,11 +259,12 @@ impl Closing<'_> {
     }
 
     /// Waits until every stored event is handled, or dead where its script says so.
-    async fn drain(&mut self, bus: &Bus) -> Result<(Vec<Stored>, Vec<Dead>), String> {
+    async fn drain(&mut self, bus: &Bus, crew: &mut Crew) -> Result<(), String> {
         let stored = asking("reading what is stored", || stored(bus)).await?;
         let seed = self.seed;
         let (mut last, mut dead_before) = (Instant::now(), 0);
         loop {
+            self.replace_dead(crew)?;
             if self.progress.read(self.dir)? {
                 last = Instant::now();
             }
@@ -251,7 +281,7 @@ impl Closing<'_> {
             };
             let left: Vec<&Stored> = stored.iter().filter(is_left).collect();
             let Some(first) = left.first() else {
-                return Ok((stored, dead));
+                return Ok(());
             };
             if last.elapsed() > PATIENCE {
                 return Err(format!(

@@ -101,7 +101,14 @@ pub(crate) async fn run(setup: &Setup) -> Result<(), String> {
     run.carry_out(&steps, setup.length).await?;
     run.heal()?;
     tell("all faults are over");
-    let closed = closing::close(&run.dir, setup.seed, &urls.direct, &mut run.crew).await;
+    let closed = closing::close(
+        &run.dir,
+        setup.seed,
+        &urls.direct,
+        &mut run.crew,
+        &run.faults,
+    )
+    .await;
     run.closing.faults.extend(closed);
     let text = serde_json::to_vec(&run.closing).map_err(|error| error.to_string())?;
     fs::write(run.dir.join(CLOSING), text).map_err(words)
