@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
-use trunkline_core::engine::{Credit, Expectation, Op, Position, Rev, Seq, StateKey};
+use trunkline_core::engine::{Expectation, Op, Rev, Seq, StateKey};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use super::body::put;
@@ -121,7 +121,10 @@ impl Place {
             .owner
             .as_ref()
             .is_some_and(|owner| crashed(owner) && !mine(owner));
-        let tail = self.tail(filters, progress.floor + 1).await?;
+        let tail = self
+            .store
+            .tail(&self.stream, filters, progress.floor + 1)
+            .await?;
         if progress.floor >= tail {
             return Err(Error::new(
                 ErrorKind::Drift,
@@ -148,17 +151,6 @@ impl Place {
             sides,
             suspects: if unclean { tail - 1 } else { 0 },
         }))
-    }
-
-    /// The sequence that the stream's next event will have.
-    async fn tail(&self, filters: &[Filter], from: Seq) -> Result<Seq> {
-        let page = self
-            .store
-            .engine
-            .log()
-            .read(&self.stream, Position::Seq(from), filters, Credit::items(1))
-            .await?;
-        Ok(page.tail)
     }
 
     /// The side records of one partition, in order.

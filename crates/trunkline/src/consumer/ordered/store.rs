@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use smol_str::{SmolStr, format_smolstr};
 use trunkline_core::engine::{
-    Bucket, Commit, Committed, Credit, Engine, Entry, Expectation, Op, Rev, StateKey,
+    Bucket, Commit, Committed, Credit, Engine, Entry, Expectation, Op, Position, Rev, Seq, StateKey,
 };
-use trunkline_core::{Error, ErrorKind, Result};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 /// How long to wait before a call is repeated: twice as long each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -122,6 +122,27 @@ impl Store {
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }
                 page => return page,
+            }
+        }
+    }
+
+    /// The sequence that the stream's next event will have, as a read from there on says.
+    pub(in crate::consumer) async fn tail(
+        &self,
+        stream: &Name,
+        filters: &[Filter],
+        from: Seq,
+    ) -> Result<Seq> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let log = self.engine.log();
+            let read = log.read(stream, Position::Seq(from), filters, Credit::items(1));
+            match read.await {
+                Err(error) if error.retryable() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
+                page => return page.map(|page| page.tail),
             }
         }
     }
