@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use trunkline_core::Result;
 
 use crate::message::header;
@@ -22,6 +22,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(20);
 /// After how much silence the pull is taken to be lost.
 const SILENCE: Duration = Duration::from_secs(4);
+/// How long a pull is listened to after that: a process that stood still has yet to read what came meanwhile.
+const DOUBT: Duration = Duration::from_millis(100);
 
 /// A standing demand for messages of one consumer.
 pub(crate) struct Pull {
@@ -34,6 +36,11 @@ pub(crate) struct Pull {
     pub(crate) outstanding: usize,
     /// Bytes that one pull may bring.
     max_bytes: usize,
+    /// When the server was last heard, or asked. It is kept here because who waits may give up and wait again
+    /// as often as it likes, and silence is silence all the same.
+    heard: Instant,
+    /// Since when it has been silent for too long.
+    doubted: Option<Instant>,
 }
 
 /// What came of pulling.
@@ -69,6 +76,8 @@ impl Pull {
             connections,
             outstanding: 0,
             max_bytes,
+            heard: Instant::now(),
+            doubted: None,
         })
     }
 
@@ -87,6 +96,7 @@ impl Pull {
             .hand_over(self.wire.request_deadline(), sending)
             .await?;
         self.outstanding += count;
+        (self.heard, self.doubted) = (Instant::now(), None);
         Ok(())
     }
 
@@ -106,11 +116,13 @@ impl Pull {
             if let Some(pulled) = self.now() {
                 return pulled;
             }
+            let until = self.patience();
             let heard = tokio::select! {
+                biased;
                 message = self.subscriber.next() => self.heard(message),
                 // What was pulled over the old connection comes no more.
                 _ = self.connections.changed() => Some(Pulled::Broken),
-                () = tokio::time::sleep(SILENCE) => Some(Pulled::Broken),
+                () = sleep_until(until) => self.doubted.map(|_| Pulled::Broken),
             };
             if let Some(pulled) = heard {
                 return pulled;
@@ -118,10 +130,20 @@ impl Pull {
         }
     }
 
+    /// Until when to wait: first for the silence to be too long, then for the doubt to be over.
+    fn patience(&mut self) -> Instant {
+        let (now, too_long) = (Instant::now(), self.heard + SILENCE);
+        if now < too_long {
+            return too_long;
+        }
+        *self.doubted.get_or_insert(now) + DOUBT
+    }
+
     fn heard(&mut self, message: Option<Message>) -> Option<Pulled> {
         let Some(message) = message else {
             return Some(Pulled::Broken);
         };
+        (self.heard, self.doubted) = (Instant::now(), None);
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             return Some(Pulled::Message(message));

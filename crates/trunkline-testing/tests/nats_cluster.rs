@@ -17,7 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use trunkline::core::engine::{Change, Engine, StreamSpec, Topology};
+use trunkline::core::engine::{Change, Credit, Engine, Followed, StreamSpec, Topology};
 use trunkline::{Context, Filter, Item, Start};
 use trunkline_nats_server::{Cluster, ServerOptions, obtain};
 use trunkline_testing::fixture::{Noted, OrderPlaced};
@@ -216,6 +216,72 @@ async fn f1_a_cluster_loses_its_leaders_and_nothing_else() {
     for client in clients {
         soon("close", client.bus.close()).await.unwrap();
     }
+}
+
+/// How many consumers of a stream each server has.
+async fn seats(cluster: &Shared, stream: &str) -> Vec<usize> {
+    let (url, names): (String, Vec<String>) = {
+        let cluster = cluster.lock();
+        let names = cluster.servers().iter().map(|server| server.name());
+        let names = names.map(|name| name.unwrap().to_owned()).collect();
+        (cluster.servers()[0].url(), names)
+    };
+    let client = async_nats::connect(url).await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+    let answer = soon("a list", client.request(subject, "".into())).await;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    let consumers = answer["consumers"].as_array().unwrap();
+    let of = |name: &String| {
+        let leads = |one: &&serde_json::Value| one["cluster"]["leader"] == name.as_str();
+        consumers.iter().filter(leads).count()
+    };
+    names.iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_whose_server_is_gone_notices_it_however_briefly_it_is_waited_for() {
+    let cluster = start().await;
+    let url = cluster.lock().servers()[0].url();
+    let client = attach(&url).await;
+    publish(&client.bus, vec![keyed("k", 0)]).await;
+    let mut follows = Vec::new();
+    for _ in 0..12 {
+        let log = client.engine.log();
+        let filters = [Filter::new("events.testing.>").unwrap()];
+        let (stream, mut events) = (name("EVENTS"), Vec::new());
+        let follow = log.follow(&stream, Start::First, &filters);
+        let mut follow = soon("following", follow).await.unwrap();
+        let first = follow.next(Credit::items(10), &mut events);
+        soon("the first event", first).await.unwrap();
+        follows.push(follow);
+    }
+    // The connection stays: what they read from is on another server than they are connected to.
+    let seats = seats(&cluster, "EVENTS").await;
+    let gone = (1..3).max_by_key(|server| seats[*server]).unwrap();
+    assert!(seats[gone] > 0, "{seats:?}");
+    let killed = Arc::clone(&cluster);
+    let kill = move || killed.lock().servers_mut()[gone].kill().unwrap();
+    tokio::task::spawn_blocking(kill).await.unwrap();
+    publish(&client.bus, vec![keyed("k", 1)]).await;
+    for (number, follow) in follows.iter_mut().enumerate() {
+        let waiting = async {
+            loop {
+                // As a loop does that has other things to look after too.
+                let brief = Duration::from_millis(200);
+                let mut events = Vec::new();
+                let next = follow.next(Credit::items(10), &mut events);
+                if let Ok(next) = tokio::time::timeout(brief, next).await {
+                    return (next.unwrap(), events.len());
+                }
+            }
+        };
+        let found = soon(&format!("follower {number} of {seats:?}"), waiting).await;
+        assert!(
+            matches!(found, (Followed::Events { .. }, 1)),
+            "{number}: {found:?}"
+        );
+    }
+    soon("close", client.bus.close()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
