@@ -64,6 +64,8 @@ pub(crate) mod code {
     pub(crate) const FILTERS_OVERLAP: u16 = 10_138;
     pub(crate) const CONSUMER_EXISTS: u16 = 10_148;
     pub(crate) const STREAM_OFFLINE: u16 = 10_118;
+    /// Somebody's event of the same id is on its way to all copies, and not stored yet.
+    pub(crate) const ID_IN_PROCESS: u16 = 10_158;
     pub(crate) const WRONG_LAST: u16 = 10_164;
     pub(crate) const BUSY: u16 = 10_167;
     pub(crate) const BATCH_DUPLICATE: u16 = 10_201;
@@ -74,7 +76,11 @@ impl ApiError {
     /// Whether the same may work in a moment, without anything being changed.
     pub(crate) fn is_passing(&self) -> bool {
         match self.err_code {
-            code::UNAVAILABLE | code::BUSY | code::BATCHES_OPEN | code::STREAM_OFFLINE => true,
+            code::UNAVAILABLE
+            | code::BUSY
+            | code::BATCHES_OPEN
+            | code::STREAM_OFFLINE
+            | code::ID_IN_PROCESS => true,
             // A stream that cannot store says so with this code as well.
             0 => self.code == 503,
             _ => false,

@@ -285,6 +285,32 @@ async fn a_reader_whose_server_is_gone_notices_it_however_briefly_it_is_waited_f
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_an_id_that_several_publish_at_once_is_stored_once_and_all_are_told() {
+    let cluster = start().await;
+    let url = cluster.lock().url();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(attach(&url).await);
+    }
+    for n in 0..200 {
+        let mut publishing = JoinSet::new();
+        for client in &clients {
+            let bus = client.bus.clone();
+            publishing.spawn(async move { bus.publish_raw(vec![keyed("k", n)]).await.remove(0) });
+        }
+        let mut seqs = Vec::new();
+        while let Some(published) = soon("a publish", publishing.join_next()).await {
+            seqs.push(published.unwrap().stored().unwrap().seq);
+        }
+        seqs.dedup();
+        assert_eq!(seqs.len(), 1, "event {n}");
+    }
+    for client in clients {
+        soon("close", client.bus.close()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_grows_to_three_copies() {
     let cluster = start().await;
     let url = cluster.lock().url();

@@ -370,6 +370,8 @@ impl Flight {
             true => Outcome::Unknown(error),
         };
         let mut first = Some(answer);
+        // Another's attempt at the same event is under way: it may yet be stored, whatever becomes of ours.
+        let mut in_process = false;
         loop {
             let answer = match first.take() {
                 Some(answer) => answer,
@@ -396,6 +398,7 @@ impl Flight {
                 Ok(Ack {
                     error: Some(error), ..
                 }) => {
+                    in_process |= error.err_code == code::ID_IN_PROCESS;
                     if error.is_passing() && waits {
                         tokio::time::sleep(PAUSE).await;
                         continue;
@@ -411,15 +414,17 @@ impl Flight {
                             None => Outcome::Unknown(error.meaning("store an event")),
                         };
                     }
-                    return ended(*tried, error.meaning("store an event"));
+                    return ended(*tried || in_process, error.meaning("store an event"));
                 }
-                Err(Lost::Denied(error) | Lost::NotSent(error)) => return ended(*tried, error),
+                Err(Lost::Denied(error) | Lost::NotSent(error)) => {
+                    return ended(*tried || in_process, error);
+                }
                 Err(Lost::NoResponders) => {
                     if let Some(error) = self.gone().await {
-                        return ended(*tried, error);
+                        return ended(*tried || in_process, error);
                     }
                     if !waits {
-                        return ended(*tried, self.leaderless());
+                        return ended(*tried || in_process, self.leaderless());
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
