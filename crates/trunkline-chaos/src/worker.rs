@@ -17,8 +17,9 @@ use crate::script::{Ending, Script, retry};
 /// How long the engine waits for a shared member that went silent: short, so that a short run sees it.
 const ACK_WAIT: Duration = Duration::from_secs(5);
 
-/// A process that was not scheduled for so long may have lost its lease to the machine.
-const STALL: Duration = Duration::from_millis(1_000);
+/// A process that was not scheduled for so long is told of: it may have found its lease good, and begin what
+/// it found too late.
+const STALL: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The notebook of this process, and what it knows of its events.

@@ -13,6 +13,12 @@ const SECOND: Micros = 1_000_000;
 /// that has other things to do.
 const UNCOMMITTED: Micros = 3 * SECOND;
 
+/// A process that was not scheduled for so long, with a lease of 3 s, may have lost it.
+const STALL_MS: u64 = 1_000;
+
+/// How long after it was woken a process may go on with what it had found to be its own before.
+const AWAKE: Micros = SECOND;
+
 /// An event that takes longer than this to be stored, with nothing wrong, shows an engine so slow that
 /// leases may run out.
 const SLOW: Micros = 2 * SECOND;
@@ -67,6 +73,8 @@ pub(crate) struct Causes<'a> {
     own: BTreeMap<Who, Vec<Span>>,
     links: Vec<Span>,
     everybody: Vec<Span>,
+    /// When each process did not run: from when, to when.
+    asleep: BTreeMap<Who, Vec<(Micros, Micros)>>,
 }
 
 impl<'a> Causes<'a> {
@@ -76,6 +84,7 @@ impl<'a> Causes<'a> {
             own: BTreeMap::new(),
             links: Vec::new(),
             everybody: Vec::new(),
+            asleep: BTreeMap::new(),
         };
         for done in &evidence.faults {
             let cause = match done.kind {
@@ -93,6 +102,10 @@ impl<'a> Causes<'a> {
                 from: done.from,
                 to: done.to,
             };
+            if let (Cause::Stop, Some(who)) = (cause, done.who) {
+                let asleep = causes.asleep.entry(who).or_default();
+                asleep.push((span.from, span.to));
+            }
             match (cause, done.who) {
                 (_, Some(who)) => causes.own.entry(who).or_default().push(span),
                 (Cause::Link, None) => causes.links.push(span),
@@ -101,11 +114,14 @@ impl<'a> Causes<'a> {
         }
         for effect in &evidence.effects {
             if let What::Stall { ms } = effect.what {
-                causes.own.entry(effect.who).or_default().push(Span {
-                    cause: Cause::Machine,
-                    from: effect.at.saturating_sub(ms * 1_000),
-                    to: effect.at,
-                });
+                let (who, to) = (effect.who, effect.at);
+                let from = to.saturating_sub(ms * 1_000);
+                causes.asleep.entry(who).or_default().push((from, to));
+                if ms >= STALL_MS {
+                    let cause = Cause::Machine;
+                    let span = Span { cause, from, to };
+                    causes.own.entry(who).or_default().push(span);
+                }
             }
         }
         let slow = slow_times(evidence);
@@ -136,6 +152,14 @@ impl<'a> Causes<'a> {
         });
         let first = causes.next()?.cause;
         Some(causes.map(|span| span.cause).fold(first, Cause::min))
+    }
+
+    /// Whether this process did not run until shortly before, so that what it begins may be what it had found
+    /// to be its own before.
+    pub(crate) fn was_asleep(&self, who: Who, at: Micros) -> bool {
+        let asleep = self.asleep.get(&who).into_iter().flatten();
+        let mut asleep = asleep.map(|(from, to)| (*from, to + AWAKE));
+        asleep.any(|(from, to)| (from..=to).contains(&at))
     }
 
     /// Whether anything but a kill of its own was wrong for this process shortly before.

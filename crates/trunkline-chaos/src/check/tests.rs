@@ -393,7 +393,19 @@ fn c10_a_zombie_overlaps_only_with_a_reason_and_is_fenced() {
         .handle(1, KEY, 0..2, 9)
         .after(20)
         .handle(0, KEY, 1..2, 5);
-    book.shows(&["C10 one owner at a time", "C2 progress survives"]);
+    book.shows(&["C10 a former owner begins nothing", "C2 progress survives"]);
+
+    // It was stopped between its look at the lease and the start of the handler, or long before that.
+    let late = |seconds| {
+        Book::new()
+            .publish(KEY, 2)
+            .handle(1, KEY, 0..2, 9)
+            .fault(Kind::Stop, Some(0), 5)
+            .after(seconds)
+            .handle(0, KEY, 1..2, 5)
+    };
+    late(0).shows(&[]);
+    late(3).shows(&["C10 a former owner begins nothing"]);
 }
 
 #[test]
