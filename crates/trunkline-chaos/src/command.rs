@@ -46,7 +46,7 @@ struct Options {
     #[arg(long)]
     keep: bool,
     /// Judge the folder of an earlier run of this seed again, and run nothing.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "seed")]
     judge: Option<PathBuf>,
 }
 

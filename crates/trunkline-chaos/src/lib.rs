@@ -18,7 +18,6 @@
 //! every kind of violation is tried by a test on files that are wrong.
 //!
 //! **Invariant:** workers and publishers use what an application could use, and nothing else.
-#![cfg_attr(not(unix), allow(missing_docs))]
 
 #[cfg(unix)]
 mod dice;
