@@ -14,8 +14,9 @@ use trunkline_core::Result;
 use crate::message::header;
 use crate::wire::Wire;
 
-/// How long a pull stands before it is made anew.
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long a pull stands before it is made anew. A member that is frozen draws events to itself for
+/// that long at most.
+const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says that it still knows of the pull.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After how long without a message there is none on its way.

@@ -49,7 +49,6 @@ use crate::layer::HandleLayer;
 use idempotent::Idempotent;
 use member::{Member, Source};
 use ordered::Ordered;
-use pool::Vitals;
 
 pub use crate::failure::{Panicked, TimedOut};
 pub use declared::{Declare, Declared};

@@ -10,14 +10,13 @@ use std::time::Duration;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 use trunkline_core::engine::{
-    Backlog, Change, ConsumerRef, ConsumerSpec, ConsumerState, Expectation, Op, Position,
-    Rev, StateKey,
+    Backlog, Change, ConsumerRef, ConsumerSpec, ConsumerState, Expectation, Op, Position, Rev,
+    StateKey,
 };
 use trunkline_core::{Error, ErrorKind, Name, Result, Timestamp};
 
 use super::ordered::record::{
-    About, CONTROL, Definition, Heartbeat, Keys, Layout, Mode, Owner,
-    Record as _,
+    About, CONTROL, Definition, Heartbeat, Keys, Layout, Mode, Owner, Record as _,
 };
 use super::ordered::store::Store;
 use crate::bus::Bus;
