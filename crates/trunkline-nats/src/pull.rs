@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use trunkline_core::Result;
 
 use crate::message::header;
@@ -35,6 +35,8 @@ pub(crate) struct Pull {
     pub(crate) outstanding: usize,
     /// Bytes that one pull may bring.
     max_bytes: usize,
+    /// When the server last said anything, or was last asked for more.
+    heard: Instant,
 }
 
 /// What came of pulling.
@@ -70,6 +72,7 @@ impl Pull {
             connections,
             outstanding: 0,
             max_bytes,
+            heard: Instant::now(),
         })
     }
 
@@ -88,6 +91,7 @@ impl Pull {
             .hand_over(self.wire.request_deadline(), sending)
             .await?;
         self.outstanding += count;
+        self.heard = Instant::now();
         Ok(())
     }
 
@@ -101,8 +105,11 @@ impl Pull {
         }
     }
 
-    /// Waits for what comes. Dropping the future loses nothing.
+    /// Waits for what comes. Dropping the future loses nothing, nor does silence begin anew with the
+    /// next call: who looks again every moment would never notice it.
     pub(crate) async fn next(&mut self) -> Pulled {
+        // What came while nobody looked may still be on its way through the client.
+        let look = Instant::now() + QUIET;
         loop {
             if let Some(pulled) = self.now() {
                 return pulled;
@@ -111,7 +118,9 @@ impl Pull {
                 message = self.subscriber.next() => self.heard(message),
                 // What was pulled over the old connection comes no more.
                 _ = self.connections.changed() => Some(Pulled::Broken),
-                () = tokio::time::sleep(SILENCE) => Some(Pulled::Broken),
+                () = sleep_until(look.clamp(self.heard + SILENCE, self.heard + 2 * SILENCE)) => {
+                    Some(Pulled::Broken)
+                }
             };
             if let Some(pulled) = heard {
                 return pulled;
@@ -123,6 +132,7 @@ impl Pull {
         let Some(message) = message else {
             return Some(Pulled::Broken);
         };
+        self.heard = Instant::now();
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             return Some(Pulled::Message(message));
