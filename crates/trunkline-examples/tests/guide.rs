@@ -183,6 +183,9 @@ fn failures_are_retried_and_dead_lettered() {
         "billed o-1 at attempt 1",
         "dlq.EVENTS.billing.2: the bank refused the card (1 failures)",
         "dlq.EVENTS.billing.3: the bank cannot be reached (3 failures)",
+        "dlq.EVENTS.billing.4: the handler had not ended after 1s and was cancelled; make it faster \
+         or its time-out longer (1 failures)",
+        "well: true, breaker: Closed",
     ];
     assert_eq!(lines, expected);
 }

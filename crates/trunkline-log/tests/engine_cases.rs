@@ -1,6 +1,5 @@
 //! The engine in situations that need a disk which waits, fails or panics at the right moment.
-// Helpers of tests are tests to a reader, though not to clippy.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 

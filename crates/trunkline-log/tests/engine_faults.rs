@@ -1,7 +1,8 @@
 //! The engine on a disk whose power goes at any operation: what was answered is there afterwards, in
 //! streams, consumers and keys alike, and nothing is there that nobody asked for.
-// Helpers of tests are tests to a reader, though not to clippy.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smol_str::SmolStr;
+use support::engine::some_of;
 use trunkline_core::engine::{
     Append, AppendMode, Batch, Change, Commit, Committed, ConsumerRef, ConsumerSpec, Credit,
     Delivery, Engine, Expect, Expectation, Fetched, Membership, Op, Outcome, Position, Removal,
@@ -196,14 +198,7 @@ impl World {
             return Err(Perhaps::Nothing);
         }
         let (membership, held) = self.held.get_mut(&stream).unwrap();
-        let mut done = Vec::new();
-        held.retain(|delivery| {
-            let keep = done.len() >= 4 || self.random.coin();
-            if !keep {
-                done.push(delivery.token);
-            }
-            keep
-        });
+        let done = some_of(held, &mut self.random);
         if done.is_empty() {
             return Ok(());
         }

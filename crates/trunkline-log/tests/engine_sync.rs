@@ -1,7 +1,6 @@
 //! The engine where it answers before it syncs: what is lost with the power is the end of each stream and
 //! of the journal, no sequence is given twice, and nothing waits for ever.
-// Helpers of tests are tests to a reader, though not to clippy.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 
@@ -9,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use support::engine::{WATCHDOG, append, commit, committed, events, make, name, open, work};
+use support::engine::{
+    WATCHDOG, append, commit, committed, events, make, name, open, some_of, work,
+};
 use trunkline_core::engine::{
     Batch, Credit, Delivery, Durability, Engine, Fetched, Membership, Removal, Retention, Seq,
     Settle,
@@ -107,14 +108,7 @@ impl World {
     async fn ack(&mut self, engine: &LogEngine, stream: &Name) {
         self.take(engine, stream).await;
         let ((_, settler), held) = self.held.get_mut(stream).unwrap();
-        let mut done = Vec::new();
-        held.retain(|delivery| {
-            let keep = done.len() >= 4 || self.random.coin();
-            if !keep {
-                done.push(delivery.token);
-            }
-            keep
-        });
+        let done = some_of(held, &mut self.random);
         let known = self.streams.get_mut(stream).unwrap();
         known.acked.extend(done.iter().map(|token| token.seq));
         let batch: Batch<_> = done.into_iter().map(|token| (token, Settle::Ack)).collect();

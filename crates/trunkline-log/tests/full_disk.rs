@@ -3,8 +3,7 @@
 //!
 //! The disk is a small one in memory, in a namespace of its own. Where the machine forbids that, it is the
 //! simulated one.
-// Helpers of tests are tests to a reader, though not to clippy.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 

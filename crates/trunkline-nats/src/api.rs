@@ -50,6 +50,7 @@ pub(crate) mod code {
     pub(crate) const NOT_ENABLED: u16 = 10_076;
     pub(crate) const NOT_ENABLED_FOR_ACCOUNT: u16 = 10_039;
     pub(crate) const STORAGE_EXCEEDED: u16 = 10_047;
+    pub(crate) const STORE_NOT_MADE: u16 = 10_049;
     pub(crate) const TOO_LARGE: u16 = 10_054;
     pub(crate) const STREAM_NAME_IN_USE: u16 = 10_058;
     pub(crate) const STREAM_NOT_FOUND: u16 = 10_059;
@@ -81,6 +82,9 @@ impl ApiError {
             | code::BATCHES_OPEN
             | code::STREAM_OFFLINE
             | code::ID_IN_PROCESS => true,
+            // The server removes the folder of its streams a moment after the last of them is
+            // deleted, also from under a stream that is being made.
+            code::STORE_NOT_MADE => true,
             // A stream that cannot store says so with this code as well.
             0 => self.code == 503,
             _ => false,
@@ -107,6 +111,10 @@ impl ApiError {
             | code::MEMORY_EXCEEDED => (
                 ErrorKind::OverQuota,
                 "free space, or raise the limit of the server (max_file_store) or of the stream",
+            ),
+            code::STORE_NOT_MADE => (
+                ErrorKind::OverQuota,
+                "see the server's log; its disk may be full or not writable",
             ),
             code::ACCOUNT_RESOURCES => (
                 ErrorKind::OverQuota,

@@ -236,21 +236,23 @@ impl Seat {
         }
     }
 
-    /// Hands a delivery over and says how many bytes it has; none if its lease is over.
-    fn deliver(&self, came: Came, now: Instant, out: &mut Vec<Delivery>) -> Option<usize> {
+    /// Hands a delivery over, unless its lease is over.
+    fn deliver(&self, came: Came, now: Instant, out: &mut Vec<Delivery>) -> bool {
         let Came(mut message, came) = came;
-        let place = Place::of(&message)?;
-        let token = self
-            .leases
-            .add(place.seq, message.reply.take()?, came, now)?;
-        let event = message::delivered(message, &place);
-        let bytes = event.body.rough_bytes() + event.headers.bytes();
+        let leased = Place::of(&message).and_then(|place| {
+            let reply = message.reply.take()?;
+            let token = self.leases.add(place.seq, reply, came, now)?;
+            Some((place, token))
+        });
+        let Some((place, token)) = leased else {
+            return false;
+        };
         out.push(Delivery {
             token,
-            event,
+            event: message::delivered(message, &place),
             delivered_hint: place.delivered,
         });
-        Some(bytes)
+        true
     }
 }
 
@@ -409,12 +411,14 @@ impl Feed for NatsFeed {
                 let now = Instant::now();
                 let (mut count, mut bytes, mut jumped) = (0, 0, false);
                 while count < wanted
-                    && (bytes < credit.bytes || count == 0)
+                    && let Some(next) = taken.ready.front()
+                    && let size = next.0.payload.len()
+                    && (bytes + size <= credit.bytes || count == 0)
                     && let Some(came) = taken.ready.pop_front()
                 {
-                    let Some(size) = seat.deliver(came, now, out) else {
+                    if !seat.deliver(came, now, out) {
                         continue;
-                    };
+                    }
                     bytes += size;
                     count += 1;
                     if let Some(delivery) = out.last() {

@@ -14,16 +14,15 @@ use trunkline_core::Result;
 use crate::message::header;
 use crate::wire::Wire;
 
-/// How long a pull stands before it is made anew.
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long a pull stands before it is made anew. A member that is frozen draws events to itself for
+/// that long at most.
+const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says that it still knows of the pull.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After how long without a message there is none on its way.
 const QUIET: Duration = Duration::from_millis(20);
 /// After how much silence the pull is taken to be lost.
 const SILENCE: Duration = Duration::from_secs(4);
-/// How long a pull is listened to after that: a process that stood still has yet to read what came meanwhile.
-const DOUBT: Duration = Duration::from_millis(100);
 
 /// A standing demand for messages of one consumer.
 pub(crate) struct Pull {
@@ -36,11 +35,8 @@ pub(crate) struct Pull {
     pub(crate) outstanding: usize,
     /// Bytes that one pull may bring.
     max_bytes: usize,
-    /// When the server was last heard, or asked. It is kept here because who waits may give up and wait again
-    /// as often as it likes, and silence is silence all the same.
+    /// When the server last said anything, or was last asked for more.
     heard: Instant,
-    /// Since when it has been silent for too long.
-    doubted: Option<Instant>,
 }
 
 /// What came of pulling.
@@ -77,7 +73,6 @@ impl Pull {
             outstanding: 0,
             max_bytes,
             heard: Instant::now(),
-            doubted: None,
         })
     }
 
@@ -96,7 +91,7 @@ impl Pull {
             .hand_over(self.wire.request_deadline(), sending)
             .await?;
         self.outstanding += count;
-        (self.heard, self.doubted) = (Instant::now(), None);
+        self.heard = Instant::now();
         Ok(())
     }
 
@@ -110,19 +105,22 @@ impl Pull {
         }
     }
 
-    /// Waits for what comes. Dropping the future loses nothing.
+    /// Waits for what comes. Dropping the future loses nothing, nor does silence begin anew with the
+    /// next call: who looks again every moment would never notice it.
     pub(crate) async fn next(&mut self) -> Pulled {
+        // What came while nobody looked may still be on its way through the client.
+        let look = Instant::now() + QUIET;
         loop {
             if let Some(pulled) = self.now() {
                 return pulled;
             }
-            let until = self.patience();
             let heard = tokio::select! {
-                biased;
                 message = self.subscriber.next() => self.heard(message),
                 // What was pulled over the old connection comes no more.
                 _ = self.connections.changed() => Some(Pulled::Broken),
-                () = sleep_until(until) => self.doubted.map(|_| Pulled::Broken),
+                () = sleep_until(look.clamp(self.heard + SILENCE, self.heard + 2 * SILENCE)) => {
+                    Some(Pulled::Broken)
+                }
             };
             if let Some(pulled) = heard {
                 return pulled;
@@ -130,20 +128,11 @@ impl Pull {
         }
     }
 
-    /// Until when to wait: first for the silence to be too long, then for the doubt to be over.
-    fn patience(&mut self) -> Instant {
-        let (now, too_long) = (Instant::now(), self.heard + SILENCE);
-        if now < too_long {
-            return too_long;
-        }
-        *self.doubted.get_or_insert(now) + DOUBT
-    }
-
     fn heard(&mut self, message: Option<Message>) -> Option<Pulled> {
         let Some(message) = message else {
             return Some(Pulled::Broken);
         };
-        (self.heard, self.doubted) = (Instant::now(), None);
+        self.heard = Instant::now();
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             return Some(Pulled::Message(message));

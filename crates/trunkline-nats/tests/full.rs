@@ -10,7 +10,7 @@
 mod servers;
 
 use trunkline_core::ErrorKind;
-use trunkline_core::engine::{Credit, Engine, Outcome, Position, Removal, StreamSpec};
+use trunkline_core::engine::{Change, Credit, Engine, Outcome, Position, Removal, StreamSpec};
 use trunkline_nats::{Auth, NatsEngine, NatsOptions};
 use trunkline_nats_server::{Binary, NatsServer, ServerOptions, obtain};
 
@@ -246,4 +246,18 @@ async fn f2_a_disk_is_really_full() {
         soon(engine.close()).await;
     }
     let _ = std::fs::remove_dir_all(&folder);
+}
+
+// With its last stream the server removes the folder of its streams, a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_made_as_the_last_one_goes() {
+    let server = servers::server("");
+    let engine = connect(&at(&server.url())).await.unwrap();
+    for round in 0..500 {
+        make(&engine, spec("LOG", "log.*")).await.unwrap();
+        append(&engine, "LOG", vec![event("log.a", round, 1)]).await;
+        let gone = vec![Change::DeleteStream(name("LOG"))];
+        soon(engine.topology().apply(gone)).await.unwrap();
+    }
+    soon(engine.close()).await;
 }

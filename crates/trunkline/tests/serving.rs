@@ -1,7 +1,6 @@
 //! Who serves a directory to other processes, when the program has several runtimes.
 #![cfg(all(unix, feature = "log", feature = "remote"))]
-// Helpers of tests are tests to a reader, though not to clippy.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

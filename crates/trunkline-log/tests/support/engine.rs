@@ -8,11 +8,12 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 use trunkline_core::engine::{
     Append, AppendMode, Batch, Change, Commit, Committed, ConsumerRef, ConsumerSpec, Credit,
-    Engine, Expect, Expectation, Op, Outcome, Position, Retention, Seq, StateKey, StreamSpec,
+    Delivery, Engine, Expect, Expectation, Op, Outcome, Position, Retention, Seq, StateKey,
+    StreamSpec, Token,
 };
 use trunkline_core::wire::Body;
 use trunkline_core::{Filter, Headers, Name, Result, Subject, SystemClock};
-use trunkline_log::sim::SimDisk;
+use trunkline_log::sim::{Random, SimDisk};
 use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
 
 const DIR: &str = "/data";
@@ -37,6 +38,19 @@ pub(crate) fn work(stream: &Name) -> ConsumerRef {
         stream: stream.clone(),
         consumer: name("work"),
     }
+}
+
+/// Takes up to four of what is held, by chance.
+pub(crate) fn some_of(held: &mut Vec<Delivery>, random: &mut Random) -> Vec<Token> {
+    let mut taken = Vec::new();
+    held.retain(|delivery| {
+        let keep = taken.len() >= 4 || random.coin();
+        if !keep {
+            taken.push(delivery.token);
+        }
+        keep
+    });
+    taken
 }
 
 pub(crate) async fn make(engine: &LogEngine, stream: &Name, retention: Retention) {

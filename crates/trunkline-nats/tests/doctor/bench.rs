@@ -15,6 +15,7 @@ use Step::{Bare, Consumer, Fetch, Publish, Stream, Update};
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const DAY: u64 = 86_400 * SECOND;
+const STORE_NOT_MADE: u64 = 10_049;
 
 /// One thing that is done to build a set-up.
 pub(super) enum Step {
@@ -63,7 +64,12 @@ impl Bench {
     }
 
     pub(super) async fn done(&self, subject: &str, body: &Value) {
-        let answer = self.api(subject, body).await;
+        let mut answer = self.api(subject, body).await;
+        // The server may remove the folder of its streams, after the last one is deleted, from
+        // under the next that is made.
+        while answer["error"]["err_code"] == STORE_NOT_MADE {
+            answer = self.api(subject, body).await;
+        }
         assert!(answer.get("error").is_none(), "{subject} {body}: {answer}");
     }
 

@@ -38,8 +38,6 @@ use claim::Claim;
 use commits::{Answer, Commits};
 use record::{Record, Run, State};
 
-/// The bucket of all state above the engines.
-const BUCKET: &str = "trunkline";
 /// How long an event waits that another run is at.
 const ELSEWHERE: Duration = Duration::from_millis(500);
 /// How long an event waits when its key cannot be read or written.
@@ -141,7 +139,7 @@ impl Idempotent {
         duplicates: Arc<AtomicU64>,
     ) -> Result<Self> {
         let member = format_smolstr!("{:016x}", trunkline_core::random::random::<u64>());
-        let bucket = Name::new(BUCKET)?;
+        let bucket = bus.inner.settings.bucket.clone();
         let idempotent = Self {
             consumer: consumer.clone(),
             bus: bus.clone(),

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use trunkline_core::engine::{
-    Bucket, Commit, Committed, Credit, Entries, Entry, Expectation, Op, Rev, Seq, StateKey,
+    Commit, Committed, Credit, Entries, Entry, Expectation, Op, Rev, Seq, StateKey,
 };
 use trunkline_core::{EventId, Name, Result, Timestamp};
 
 use super::record::Record;
 use crate::bus::Inner;
 
-/// The bucket of everything that consumers remember.
-const BUCKET: &str = "trunkline";
 /// The token before the sequence.
 const DEAD: &str = "dlq";
 /// How long it is known that a dead letter was dealt with, and how.
@@ -105,11 +103,6 @@ impl Place {
     }
 }
 
-/// The bucket that these keys are in.
-pub(crate) fn bucket() -> Result<Bucket> {
-    Name::new(BUCKET)
-}
-
 /// The generations of consumers that have keys, of this consumer and stream if they are given.
 ///
 /// Other keys lie between those of dead letters, a hundred thousand of them perhaps, so that this
@@ -191,9 +184,9 @@ async fn scan(
     after: Option<&StateKey>,
     credit: Credit,
 ) -> Result<Entries> {
-    let bucket = bucket()?;
+    let bucket = &inner.settings.bucket;
     let state = inner.engine.state();
-    state.scan(&bucket, prefix, after, 0, credit).await
+    state.scan(bucket, prefix, after, 0, credit).await
 }
 
 /// Writes a key if it is as expected, and gives whether it was.
@@ -217,7 +210,7 @@ pub(crate) async fn remove(inner: &Inner, place: &Place, seq: Seq, rev: Rev) -> 
 }
 
 async fn commit(inner: &Inner, op: Op) -> Result<bool> {
-    let bucket = bucket()?;
+    let bucket = &inner.settings.bucket;
     let commit = Commit {
         id: SmolStr::from(EventId::generate(inner.clock.now()).to_string()),
         fences: Vec::new(),
@@ -226,7 +219,7 @@ async fn commit(inner: &Inner, op: Op) -> Result<bool> {
     let mut tries = 1;
     loop {
         let state = inner.engine.state();
-        let committed = state.commit(&bucket, commit.clone()).completed().await;
+        let committed = state.commit(bucket, commit.clone()).completed().await;
         match committed {
             // A repeat of ours that had happened.
             Ok(Committed::Done(_) | Committed::Duplicate) => return Ok(true),

@@ -78,14 +78,16 @@ pub(in crate::contract) async fn c7_a_handler_that_blocks_its_thread_is_reported
     let second = trial.bus().await;
     let mut handled = watched(&second);
     let ((end, ends), ack_wait) = (blocking::channel::<()>(), Duration::from_secs(1));
-    let ends = Arc::new(Mutex::new(ends));
-    let blocks = move |event: Noted| {
+    let ends = Arc::new(Mutex::new(Some(ends)));
+    let blocks = move |_: Noted| {
         let ends = Arc::clone(&ends);
         async move {
-            if event.n == 0 {
-                // As a driver without await would, whose server does not answer. It ends with the
-                // property at the latest.
-                let _ = ends.lock().recv();
+            // As a driver without await would, whose server does not answer, once: what was given to
+            // this member while its thread was blocked may run when that goes on. It ends with the
+            // property at the latest.
+            let once = ends.lock().take();
+            if let Some(ends) = once {
+                let _ = ends.recv();
             }
         }
     };

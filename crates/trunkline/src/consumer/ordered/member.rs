@@ -6,7 +6,8 @@ mod ownership;
 mod runs;
 mod tasks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -91,8 +92,6 @@ pub(in crate::consumer) struct Member {
     taken: BTreeMap<Seq, Rev>,
     /// Heartbeats of dead members that are being removed.
     swept: BTreeSet<u64>,
-    /// Which partition may start first next time, so that a busy one does not starve another.
-    turn: u16,
     report: StopReport,
 }
 
@@ -168,7 +167,6 @@ impl Member {
             beginning: BTreeSet::new(),
             taken: BTreeMap::new(),
             swept: BTreeSet::new(),
-            turn: 0,
             report: StopReport::default(),
         })
     }
@@ -269,40 +267,37 @@ impl Member {
         Ok(())
     }
 
-    /// Starts what may start, as far as the permits go, one of each partition in turn.
+    /// Starts what may start, as far as the permits go, the oldest of all partitions first: so one
+    /// partition starves no other, and with one permit events run in the order of the stream.
     fn start(&mut self, now: Instant) -> Result<()> {
         if self.is_paused() || !self.place.lease.holds(now) {
             return Ok(());
         }
         let at = self.shared.bus.inner.clock.now();
-        let ids: Vec<u16> = self.partitions.keys().copied().collect();
-        let first = ids.partition_point(|id| *id < self.turn);
-        let mut idle = 0;
-        for id in ids.iter().cycle().skip(first) {
-            if idle >= ids.len() || self.runs.free() == 0 {
-                break;
-            }
-            idle += 1;
-            let Some(partition) = self.partitions.get_mut(id) else {
-                continue;
-            };
-            let Some(alone) = partition.next_start(now) else {
-                continue;
-            };
+        let next = |partition: &Partition| {
+            let (seq, alone) = partition.next_start(now)?;
+            Some(Reverse((seq, partition.id, alone)))
+        };
+        let mut ready: BinaryHeap<_> = self.partitions.values().filter_map(next).collect();
+        while self.runs.free() > 0
+            && let Some(Reverse((_, id, alone))) = ready.pop()
+        {
             // It waits until the others are done, and they for it: nothing else starts meanwhile.
             if alone.0 && !self.runs.is_empty() {
                 break;
             }
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
             if let Some((seq, start)) = partition.start(at, now)? {
                 let run = RunId {
-                    partition: *id,
+                    partition: id,
                     epoch: partition.epoch,
                     seq,
                 };
                 self.runs.begin(run, start, alone.0, now);
-                self.turn = id + 1;
-                idle = 0;
             }
+            ready.extend(next(partition));
         }
         Ok(())
     }

@@ -312,16 +312,16 @@ impl Partition {
         }
     }
 
-    /// Whether something may start now, and whether it must have the member for itself.
-    pub(super) fn next_start(&self, now: Instant) -> Option<Alone> {
+    /// What may start now, and whether it must have the member for itself.
+    pub(super) fn next_start(&self, now: Instant) -> Option<(Seq, Alone)> {
         let since = self.in_write_since.or(self.dirty_since);
         let late = since.is_some_and(|since| now.duration_since(since) >= LONGEST_UNCOMMITTED);
         if self.stopping || late || self.uncommitted + self.in_write >= MAX_UNCOMMITTED {
             return None;
         }
-        let next = self.ready.front()?;
-        let starts = self.sides.get(next).map_or(0, |beside| beside.side.starts);
-        Some(Alone((ALONE_FROM - 1..MAX_STARTS).contains(&starts)))
+        let next = *self.ready.front()?;
+        let starts = self.sides.get(&next).map_or(0, |beside| beside.side.starts);
+        Some((next, Alone((ALONE_FROM - 1..MAX_STARTS).contains(&starts))))
     }
 
     /// Starts what [`next_start`](Self::next_start) told of.
@@ -649,5 +649,5 @@ impl Partition {
 }
 
 /// Whether an event must have its member for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Alone(pub(super) bool);

@@ -374,3 +374,19 @@ async fn c7_a_handler_that_blocks_its_thread_is_found_and_let_go() {
     assert!(health().is_well());
     elsewhere.shutdown_background();
 }
+
+// A stop takes what waits, also from under workers that are about to begin: nothing tells of those.
+#[tokio::test(start_paused = true)]
+async fn workers_that_find_nothing_keep_nobody_waiting() {
+    let (mut pool, _control) = pool(3, &Policy::default());
+    pool.push((1..=3).map(|number| told(number, Script::Well)));
+    assert_eq!(pool.take_queue().len(), 3);
+    let idle = async {
+        while !pool.is_idle() {
+            pool.changed().await;
+        }
+    };
+    tokio::time::timeout(MINUTE, idle).await.unwrap();
+    assert_eq!(pool.held(), Held::default());
+    assert!(pool.take_finished().is_empty());
+}
