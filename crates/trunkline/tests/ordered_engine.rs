@@ -7,10 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use trunkline::core::engine::{
-    Admitted, Append, AppendMode, Batch, Boxed, Capabilities, Consume, Credit, Engine, Fact,
-    Follow, Limits, Live, Log, Outcome, Page, Removal, State as StateGroup, Topology,
+    Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed, Consume,
+    Credit, Engine, Entries, Fact, Follow, Limits, Live, Log, Outcome, Page, Removal, Rev,
+    State as StateGroup, StateKey, Topology, Watch,
 };
-use trunkline::{Bus, Connect, Error, ErrorKind, Event, Filter, Link, Name, Result, Start};
+use trunkline::{
+    Bus, Connect, Error, ErrorKind, Event, FailureExt, Filter, Link, Name, Result, Start,
+};
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
 #[event(type = "step.taken", key = "key")]
@@ -18,11 +21,33 @@ struct Step {
     key: u32,
 }
 
-/// An engine of which so many reads time out.
+/// An engine of which so many reads time out, and so many scans for events are answered by a copy that
+/// lags.
 #[derive(Debug)]
 struct Silent {
     inner: Arc<dyn Engine>,
     reads: AtomicU32,
+    scans: AtomicU32,
+}
+
+impl Silent {
+    async fn new() -> Result<(Arc<Self>, Bus)> {
+        let inner = Arc::clone(Bus::connect("memory:").await?.engine());
+        let silent = Arc::new(Self {
+            inner,
+            reads: AtomicU32::new(0),
+            scans: AtomicU32::new(0),
+        });
+        let bus = Connect::with_engine(Arc::clone(&silent) as Arc<dyn Engine>).await?;
+        Ok((silent, bus))
+    }
+}
+
+/// Whether it is one more of so many.
+fn is_one_of(left: &AtomicU32) -> bool {
+    let less = |left: u32| left.checked_sub(1);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        .is_ok()
 }
 
 impl Engine for Silent {
@@ -59,7 +84,7 @@ impl Engine for Silent {
     }
 
     fn state(&self) -> &dyn StateGroup {
-        self.inner.state()
+        self
     }
 
     fn topology(&self) -> &dyn Topology {
@@ -88,11 +113,7 @@ impl Log for Silent {
         filters: &'a [Filter],
         max: Credit,
     ) -> Boxed<'a, Result<Page>> {
-        let less = |left: u32| left.checked_sub(1);
-        let left = self
-            .reads
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        if left.is_ok() {
+        if is_one_of(&self.reads) {
             let error = Error::new(ErrorKind::TimedOut, "made to be silent");
             return Box::pin(std::future::ready(Err(error)));
         }
@@ -113,16 +134,63 @@ impl Log for Silent {
     }
 }
 
+impl StateGroup for Silent {
+    fn commit(&self, bucket: &Bucket, commit: Commit) -> Admitted<'_, Committed> {
+        self.inner.state().commit(bucket, commit)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+        prefix: Option<&'a StateKey>,
+        after: Option<&'a StateKey>,
+        at_least: Rev,
+        max: Credit,
+    ) -> Boxed<'a, Result<Entries>> {
+        let is_body = prefix.is_some_and(|prefix| prefix.as_str().contains(".b."));
+        let is_stale = is_body && at_least == 0 && is_one_of(&self.scans);
+        let scan = self
+            .inner
+            .state()
+            .scan(bucket, prefix, after, at_least, max);
+        Box::pin(async move {
+            let mut found = scan.await?;
+            if is_stale {
+                found.entries.clear();
+            }
+            Ok(found)
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+        prefix: Option<&'a StateKey>,
+        from: Rev,
+    ) -> Boxed<'a, Result<Box<dyn Watch>>> {
+        self.inner.state().watch(bucket, prefix, from)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn d1_an_event_is_given_up_also_if_a_copy_that_lags_does_not_have_it_yet() {
+    let (silent, bus) = Silent::new().await.unwrap();
+    silent.scans.store(3, Ordering::Relaxed);
+    let refuse = |_: Step| async { Err::<(), _>("never".permanent()) };
+    let member = bus.consumer("steps").on(refuse).start().await.unwrap();
+    bus.publish(Step { key: 1 }).await.unwrap();
+    let mut dead = bus.dead_letters().follow(Start::First).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(60), dead.recv()).await;
+    assert!(first.is_ok_and(|item| item.is_some()));
+    assert_eq!(silent.scans.load(Ordering::Relaxed), 0);
+    let report = member.stop().await;
+    assert!(report.failed.is_none(), "{report:?}");
+    bus.close().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn c1_a_member_outlives_reads_that_time_out_while_it_claims() {
-    let inner = Arc::clone(Bus::connect("memory:").await.unwrap().engine());
-    let silent = Arc::new(Silent {
-        inner,
-        reads: AtomicU32::new(0),
-    });
-    let bus = Connect::with_engine(Arc::clone(&silent) as Arc<dyn Engine>)
-        .await
-        .unwrap();
+    let (silent, bus) = Silent::new().await.unwrap();
     let (seen, mut handled) = mpsc::unbounded_channel();
     let note = move |step: Step| {
         let _ = seen.send(step.key);

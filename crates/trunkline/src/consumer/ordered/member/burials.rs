@@ -27,6 +27,9 @@ use crate::dead_letter::{self, Attempt, Entry, Record, State, keys};
 /// How long to wait before a dead letter that could not be stored is tried again, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often an event is looked for that is to be stored as a dead letter.
+const LOOKS: u32 = 10;
+
 /// A dead letter that is to run again.
 pub(super) struct Exhumed {
     event: StoredEvent,
@@ -369,7 +372,7 @@ async fn bury(
             side.pieces,
         )
     };
-    let event = persist(load).await?;
+    let event = persist_written(load).await?;
     let envelope = inner.settings.decoding.stored(&place.stream, &event).ok();
     let now = inner.clock.now();
     let time = |at: &Option<SmolStr>| at.as_ref().and_then(|at| at.parse().ok()).unwrap_or(now);
@@ -419,6 +422,18 @@ async fn bury(
     );
     let record = Record::dead(&entry, stored, envelope.as_deref());
     Ok(vec![dead.put(seq, &record, Expectation::Any)?])
+}
+
+/// Reads what this owner has written, perhaps a moment ago. Only after several looks it counts as damaged:
+/// what answers may be a copy that lags and does not have it yet.
+async fn persist_written<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F) -> Result<T> {
+    for _ in 1..LOOKS {
+        match persist(&read).await {
+            Err(error) if error.kind() == ErrorKind::Damaged => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+    persist(&read).await
 }
 
 /// Repeats a read until the engine answers.
