@@ -70,10 +70,8 @@ fn taken_over(
     if owner.who != who {
         return None;
     }
-    // A retry waits for its delay, whoever has it.
-    let first = runs[before..]
-        .iter()
-        .find(|run| run.epoch > owner.epoch && run.attempt == 1)?;
+    // A retry waits for its delay, whoever has it; that is a second at most.
+    let first = runs[before..].iter().find(|run| run.epoch > owner.epoch)?;
     let stored = stored_at.get(first.id.as_str()).copied().unwrap_or(0);
     let ms = first.began.saturating_sub(killed.max(stored)) / 1_000;
     Some((ms, first.began))
