@@ -118,7 +118,7 @@ impl ConsumerHandle {
     }
 
     /// How many events this member has acknowledged unseen, because the consumer had done them before:
-    /// 0 unless it is [idempotent](Consumer::idempotent).
+    /// 0 unless it is [idempotent](super::Consumer::idempotent).
     pub fn duplicates(&self) -> u64 {
         self.duplicates.load(Ordering::Relaxed)
     }
