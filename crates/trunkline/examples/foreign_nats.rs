@@ -90,7 +90,9 @@ async fn handle(bus: &Bus, count: usize) -> Result<()> {
             }
         }
     };
-    let consumer = bus.consumer("billing").on(handler).retry(Retry::never());
+    // A consumer in key order has no durable on the server, and this one is there to be seen.
+    let consumer = bus.consumer("billing").unordered();
+    let consumer = consumer.on(handler).retry(Retry::never());
     let consumer = consumer.start().await?;
     for _ in 0..count {
         if let Some(line) = handled.recv().await {
