@@ -192,7 +192,10 @@ fn failures_are_retried_and_dead_lettered() {
 
 #[test]
 fn dead_letters_are_followed_listed_and_dealt_with() {
-    let lines = output(env!("CARGO_BIN_EXE_dead_letters"));
+    let mut lines = output(env!("CARGO_BIN_EXE_dead_letters"));
+    // Which of the two is given up first is nobody's promise, and so the order of the list.
+    lines[..2].sort();
+    lines[2..4].sort();
     let expected = [
         r#"billing gave up order.placed after 1 failures: the bank refused the card "stolen""#,
         r#"billing gave up order.placed after 1 failures: the bank refused the card "test""#,
