@@ -150,6 +150,8 @@ struct Standing {
     calls: u64,
     /// Whether somebody watches that there is another.
     watched: bool,
+    /// Whether there will be no other.
+    gone: bool,
 }
 
 /// The demand while a call works with it. Dropped, it goes back to where it stands.
@@ -183,7 +185,7 @@ impl Seat {
         let (mut seen, mut since) = (self.standing.lock().calls, Instant::now());
         loop {
             tokio::time::sleep(LINGER).await;
-            let (pull, ready) = {
+            let (pull, ready, _parting) = {
                 let mut standing = self.standing.lock();
                 if standing.at_work || standing.pull.is_none() && standing.ready.is_empty() {
                     // Whoever is at work has it watched again afterwards.
@@ -194,10 +196,11 @@ impl Seat {
                     (seen, since) = (standing.calls, Instant::now());
                     continue;
                 }
+                let parting = self.wire.parting();
                 match standing.pull.take() {
-                    Some(pull) => (Some(pull), VecDeque::new()),
+                    Some(pull) => (Some(pull), VecDeque::new(), parting),
                     None if since.elapsed() < hold => continue,
-                    None => (None, std::mem::take(&mut standing.ready)),
+                    None => (None, std::mem::take(&mut standing.ready), parting),
                 }
             };
             if let Some(pull) = pull {
@@ -211,10 +214,10 @@ impl Seat {
     }
 
     /// Keeps deliveries for a member that may come back, and gives those that there is no use for: it
-    /// has come back, and waits for others.
+    /// has come back, and waits for others, or never will.
     fn keep(&self, rest: Vec<Message>, seen: u64) -> Vec<Message> {
         let mut standing = self.standing.lock();
-        if standing.at_work || standing.calls != seen {
+        if standing.gone || standing.at_work || standing.calls != seen {
             return rest;
         }
         let now = Instant::now();
@@ -445,9 +448,11 @@ impl Feed for NatsFeed {
 impl Drop for NatsFeed {
     fn drop(&mut self) {
         let mut standing = self.seat.standing.lock();
+        standing.gone = true;
         let (pull, ready) = (standing.pull.take(), std::mem::take(&mut standing.ready));
         drop(standing);
         let seat = Arc::clone(&self.seat);
+        let parting = seat.wire.parting();
         if (pull.is_some() || !ready.is_empty())
             && let Ok(runtime) = Handle::try_current()
         {
@@ -457,6 +462,7 @@ impl Drop for NatsFeed {
                 if let Some(pull) = pull {
                     seat.release(pull.end().await).await;
                 }
+                drop(parting);
             });
         }
     }

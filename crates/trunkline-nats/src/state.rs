@@ -217,22 +217,6 @@ impl Kv {
         }
         self.bucket(bucket).await?;
         let stream = stream_of(bucket);
-        // The leader lists the keys, so that none is missing which was written before.
-        let below = subject_of(
-            bucket,
-            &prefix.map_or(">".to_owned(), |key| format!("{key}.>")),
-        );
-        let mut keys: Vec<StateKey> = self
-            .wire
-            .subject_counts(&stream, &below)
-            .await?
-            .into_keys()
-            .filter_map(|subject| key_of(bucket, &subject))
-            .collect();
-        keys.extend(prefix.cloned());
-        keys.retain(|key| after.is_none_or(|after| key > after));
-        keys.sort_unstable();
-        keys.dedup();
         let deadline = self.wire.request_deadline();
         let rev = loop {
             let rev = self.wire.known_stream(&stream).await?.state.last_seq;
@@ -249,6 +233,23 @@ impl Kv {
             }
             tokio::time::sleep(PAUSE).await;
         };
+        // The leader lists the keys, and after it was asked how far it is: so none is missing that was
+        // written by then.
+        let below = subject_of(
+            bucket,
+            &prefix.map_or(">".to_owned(), |key| format!("{key}.>")),
+        );
+        let mut keys: Vec<StateKey> = self
+            .wire
+            .subject_counts(&stream, &below)
+            .await?
+            .into_keys()
+            .filter_map(|subject| key_of(bucket, &subject))
+            .collect();
+        keys.extend(prefix.cloned());
+        keys.retain(|key| after.is_none_or(|after| key > after));
+        keys.sort_unstable();
+        keys.dedup();
         let mut entries = Entries {
             entries: Vec::new(),
             next: None,

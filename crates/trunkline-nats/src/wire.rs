@@ -45,6 +45,18 @@ pub(crate) struct Wire {
     state: Arc<State>,
     /// What hears the answers.
     hearing: AbortHandle,
+    /// How many are giving back what they hold.
+    parting: watch::Sender<usize>,
+}
+
+/// Somebody who gives back what it holds; closing waits for it.
+pub(crate) struct Parting(Arc<Wire>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        let Self(wire) = self;
+        wire.parting.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Wire {
@@ -88,6 +100,7 @@ impl Wire {
             mode: options.content_mode,
             state,
             hearing,
+            parting: watch::Sender::new(0),
         });
         tokio::spawn(look_after(Arc::downgrade(&wire)));
         Ok(wire)
@@ -173,13 +186,21 @@ impl Wire {
         )
     }
 
-    /// Hands over what was published, then closes for good.
+    /// Lets a close wait until this is dropped.
+    pub(crate) fn parting(self: &Arc<Self>) -> Parting {
+        self.parting.send_modify(|count| *count += 1);
+        Parting(Arc::clone(self))
+    }
+
+    /// Hands over what was published and gives back what was not taken, then closes for good.
     pub(crate) async fn close(&self) {
         if self.is_closed() {
             return;
         }
         let deadline = Instant::now() + self.patience.request_timeout;
         if self.check_connected().is_ok() {
+            let mut parting = self.parting.subscribe();
+            let _ = timeout_at(deadline, parting.wait_for(|count| *count == 0)).await;
             // What was sent is with the server once it has answered what was sent after it.
             let _ = self.asks.echo(self, deadline).await;
         }

@@ -387,6 +387,8 @@ contract! { ($)
         "A commit whose fences do not hold changes nothing; one that repeats is recognised";
     e6_racing_commits_behind_one_fence_have_one_winner in seam, Real, always: "E6"
         "Of commits that race behind one fence, exactly one wins each round";
+    e7_a_scan_has_everything_up_to_its_revision in seam, Virtual, always: "E7"
+        "A scan has every key that was written up to the revision that it names";
     e7_a_scan_pages_through_everything_written in seam, Virtual, always: "E7"
         "A scan pages through every key once, and sees what its caller wrote";
     e8_a_watch_misses_nothing in seam, Virtual, always: "E8"

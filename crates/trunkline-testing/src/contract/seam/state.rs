@@ -268,6 +268,43 @@ pub(in crate::contract) async fn e6_racing_commits_behind_one_fence_have_one_win
     }
 }
 
+pub(in crate::contract) async fn e7_a_scan_has_everything_up_to_its_revision(trial: Trial) {
+    let (writer, reader) = (trial.engine().await, trial.engine().await);
+    let first = commit(
+        &writer,
+        "first",
+        vec![],
+        vec![put("k.0", "", Expectation::Absent)],
+    );
+    let mut written = vec![done(first.await)[0]];
+    let writing = tokio::spawn(async move {
+        for n in 1..300 {
+            let key = format!("k.{n}");
+            let ops = vec![put(&key, "", Expectation::Absent)];
+            written.push(done(commit(&writer, &key, vec![], ops).await)[0]);
+            tokio::task::yield_now().await;
+        }
+        written
+    });
+    let mut scans = Vec::new();
+    while !writing.is_finished() {
+        let (bucket, below) = (name("bucket"), key("k"));
+        let state = reader.state();
+        let page = state.scan(&bucket, Some(&below), None, 0, Credit::items(1_000));
+        let page = page.await.unwrap();
+        scans.push((page.rev, page.entries.len()));
+        tokio::task::yield_now().await;
+    }
+    let written = writing.await.unwrap();
+    for (rev, found) in scans {
+        let there = written.iter().filter(|written| **written <= rev).count();
+        assert!(
+            found >= there,
+            "{found} keys as of {rev}, when there were {there}"
+        );
+    }
+}
+
 pub(in crate::contract) async fn e7_a_scan_pages_through_everything_written(trial: Trial) {
     let (writer, reader) = (trial.engine().await, trial.engine().await);
     let mut expected = BTreeMap::new();
