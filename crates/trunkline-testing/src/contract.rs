@@ -312,6 +312,14 @@ contract! { ($)
         "When a member dies, another goes on in order; a kill is no failure and repeats only what was not committed";
     c6_a_waiting_retry_survives_its_member_and_attempts_count_for_all in consume, Virtual, always: "C6"
         "A waiting retry survives a restart, and the attempts of all members together are the policy's";
+    c6_a_waiting_retry_of_a_shared_consumer_survives_its_member in consume, Virtual, always: "C6"
+        "So does one of a consumer that gives its events to whoever is free";
+    c4_a_shared_consumer_counts_attempts_over_all_of_its_members in consume, Virtual, always: "C4"
+        "Attempts are counted whichever member makes them";
+    c13_a_shared_consumer_rests_while_it_is_paused in consume, Virtual, always: "C13"
+        "A consumer that gives its events to whoever is free rests while it is paused, and goes on";
+    d3_a_dead_letter_of_a_shared_consumer_runs_again in consume, Virtual, always: "D3"
+        "A replay of a shared consumer runs there, and is dead again if it fails";
     c10_members_that_come_and_go_keep_every_key_in_order in consume, Virtual, always: "C10"
         "Keyed events are handled in key order, once each, while members come and go";
     c10_a_failing_key_waits_in_order_and_holds_up_no_other in consume, Virtual, always: "C10"

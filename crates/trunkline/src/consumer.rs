@@ -1,23 +1,12 @@
 //! Durable consumers: what they are told, and the members that run them.
 //!
 //! A consumer is a durable name; a member is one running instance of it. Members share the
-//! consumer's events. Every event is under a lease from receipt to settlement, which the member
-//! renews while the event waits, runs, or is between two attempts.
-//!
-//! ```text
-//! fetch → queue → run ── ok ──────────────► ack
-//!                  │ ▲
-//!          failed  │ └── due ── waiting      (its lease renewed, no place in `concurrency` taken)
-//!                  ▼            ▲
-//!             policy: again ────┘
-//!                     never ──► dead letter, confirmed ──► ack
-//! ```
+//! consumer's events: by key, each key in order, or each event to whoever is free. What fails leaves the
+//! main flow in both, and goes on in records of the state bucket (see [`ordered`]).
 
-mod dead_letter;
 mod declared;
 mod handle;
 mod idempotent;
-mod member;
 mod operate;
 mod ordered;
 pub(crate) mod outputs;
@@ -47,8 +36,7 @@ use crate::failure::Classify;
 use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, Registration};
 use crate::layer::HandleLayer;
 use idempotent::Idempotent;
-use member::{Member, Source};
-use ordered::Ordered;
+use ordered::{Intake, Ordered};
 
 pub use crate::failure::{Panicked, TimedOut};
 pub use declared::{Declare, Declared};
@@ -396,16 +384,10 @@ impl Consumer {
         let shared = Arc::new(Shared {
             bus: self.bus.clone(),
             name: name.clone(),
-            streams: wanted
-                .iter()
-                .filter(|(_, wanted)| !wanted.ordered)
-                .map(|(stream, _)| stream.clone())
-                .collect(),
             handlers,
             raw,
             layers: std::mem::take(&mut self.layers),
             policy: self.policy.clone(),
-            ack_wait: self.ack_wait,
             idempotent,
             on_gap,
         });
@@ -416,25 +398,14 @@ impl Consumer {
             window_bytes: self.window_bytes,
         });
         let (mut parts, mut vitals) = (JoinSet::new(), Vec::new());
-        let mut sources = Vec::new();
         for (stream, Wanted { filters, ordered }) in wanted {
-            if ordered {
-                let (shared, control) = (Arc::clone(&shared), control.subscribe());
-                let member = Ordered::join(shared, stream, &filters, self.from, control).await?;
-                vitals.push(member.vitals());
-                parts.spawn(member.run());
-                continue;
-            }
-            let at = ConsumerRef {
-                stream,
-                consumer: name.clone(),
+            let intake = match ordered {
+                true => None,
+                false => Some(self.open(&name, &stream, &filters).await?),
             };
-            self.ensure(&at, &filters).await?;
-            let (feed, settler) = self.bus.inner.engine.consume().open(&at).await?;
-            sources.push(Source::new(at.stream, feed, settler));
-        }
-        if !sources.is_empty() {
-            let member = Member::new(shared, sources, control.subscribe());
+            let (shared, control) = (Arc::clone(&shared), control.subscribe());
+            let member =
+                Ordered::join(shared, stream, &filters, self.from, control, intake).await?;
             vitals.push(member.vitals());
             parts.spawn(member.run());
         }
@@ -496,6 +467,19 @@ impl Consumer {
             .and_then(|()| self.policy.check())
             .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))
+    }
+
+    /// Where the events of one stream come from that whoever is free gets.
+    async fn open(&self, name: &Name, stream: &Name, filters: &[Filter]) -> Result<Intake> {
+        let at = ConsumerRef {
+            stream: stream.clone(),
+            consumer: name.clone(),
+        };
+        self.ensure(&at, filters).await?;
+        let engine = &self.bus.inner.engine;
+        let (feed, settler) = engine.consume().open(&at).await?;
+        let largest = engine.limits().max_message;
+        Ok(Intake::new(feed, settler, self.ack_wait, largest))
     }
 
     /// Makes the consumer, or adds this member's filters to the one that exists: members of
@@ -581,14 +565,11 @@ type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>
 struct Shared {
     bus: Bus,
     name: Name,
-    /// The stream of each source of the shared member.
-    streams: Vec<Name>,
     handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
     /// Of whatever type; the filters with the root.
     raw: Vec<(Filter, Arc<dyn Handles>)>,
     layers: Vec<Arc<dyn HandleLayer>>,
     policy: Policy,
-    ack_wait: Duration,
     idempotent: Option<Idempotent>,
     on_gap: Option<GapObserver>,
 }

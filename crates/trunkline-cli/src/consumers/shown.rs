@@ -120,7 +120,7 @@ fn facts(one: &Standing) -> Facts {
         "floor",
         format!("{}: everything up to it is settled", grouped(status.floor)),
     );
-    if status.ordered {
+    if status.has_records {
         facts.add(
             "beside",
             format!(
@@ -129,7 +129,9 @@ fn facts(one: &Standing) -> Facts {
                 grouped(status.running)
             ),
         );
-        facts.add("handled", grouped(status.handled));
+        if status.ordered {
+            facts.add("handled", grouped(status.handled));
+        }
         let dead = match status.dead {
             0 => Style::Plain,
             _ => Style::Bad,
@@ -139,7 +141,8 @@ fn facts(one: &Standing) -> Facts {
             0 => facts.add("unowned", "0 partitions"),
             unowned => facts.styled("unowned", Style::Warning, format!("{unowned} partitions")),
         }
-    } else {
+    }
+    if !status.ordered {
         facts.add("ack wait", duration(terms.ack_wait));
         facts.add(
             "in flight",

@@ -170,18 +170,14 @@ impl Standing {
         self.alive.contains(&member.id)
     }
 
-    /// Members that live; none where the bus cannot tell, because whoever is free may take events.
+    /// Members that live; none where the bus cannot tell, because no member has made records yet.
     pub(super) fn members(&self) -> Option<usize> {
-        self.status.ordered.then_some(self.alive.len())
+        self.status.has_records.then_some(self.alive.len())
     }
 
     /// Events before it, those beside the main flow among them.
     pub(super) fn lag(&self) -> u64 {
-        if self.status.ordered {
-            self.status.pending_at_most + self.status.waiting + self.status.running
-        } else {
-            self.status.pending_at_most
-        }
+        self.status.pending_at_most + self.status.waiting + self.status.running
     }
 
     /// Whether [`lag`](Self::lag) is a bound: what a filter leaves out of a stretch is not counted.
@@ -211,7 +207,7 @@ impl Standing {
             State::Idle
         } else if self.members() == Some(0) {
             State::NoMembers
-        } else if status.ordered && status.pending_at_most == 0 && status.running == 0 {
+        } else if status.pending_at_most == 0 && status.running == 0 {
             State::Waiting
         } else {
             State::Running
@@ -254,7 +250,7 @@ impl Standing {
             "waiting": status.waiting,
             "running": status.running,
             "handled": status.ordered.then_some(status.handled),
-            "dead": status.ordered.then_some(status.dead),
+            "dead": status.has_records.then_some(status.dead),
         });
         if let (Value::Object(whole), Value::Object(more)) = (&mut whole, more) {
             whole.extend(more);

@@ -163,7 +163,7 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
         );
     } else if !status.paused.is_empty() || one.members() == Some(0) {
         // That was said, and is enough.
-    } else if status.ordered && status.pending_at_most == 0 && status.running == 0 {
+    } else if status.pending_at_most == 0 && status.running == 0 {
         say(
             "waiting",
             true,

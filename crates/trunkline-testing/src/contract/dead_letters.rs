@@ -10,7 +10,9 @@ use bytes::Bytes;
 use smallvec::smallvec;
 use tokio::task::JoinSet;
 use trunkline::core::Subject;
-use trunkline::core::engine::{Append, AppendMode, Commit, Credit, Expect, Expectation, Op};
+use trunkline::core::engine::{
+    Append, AppendMode, Commit, Credit, Expect, Expectation, Op, StateKey,
+};
 use trunkline::core::wire::Body;
 use trunkline::dead_letter::{
     Buried, Changed, Discard, Following, Id, Order, Page, Selection, Stands, State,
@@ -312,9 +314,10 @@ pub(super) async fn d5_what_is_stored_and_not_noted_down_is_dead(trial: Trial) {
     died(&bus, "billing", 40).await;
     // As a crash between the two, or a version that wrote no keys, leaves them: without keys.
     let bucket = Name::new("trunkline").unwrap();
+    let keys = StateKey::new("billing.EVENTS.0.dlq").unwrap();
     let state = bus.engine().state();
     let page = state
-        .scan(&bucket, None, None, 0, Credit::items(1_000))
+        .scan(&bucket, Some(&keys), None, 0, Credit::items(1_000))
         .await
         .unwrap();
     assert_eq!(page.entries.len(), 40);

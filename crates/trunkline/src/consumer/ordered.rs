@@ -28,6 +28,6 @@ mod reader;
 pub(super) mod record;
 pub(super) mod store;
 
-pub(super) use member::{Member as Ordered, start};
+pub(super) use member::{Intake, Member as Ordered, start};
 pub(super) use membership::TTL;
 pub(super) use record::CONTROL;

@@ -58,6 +58,9 @@ pub(super) trait Job: Send + 'static {
     /// Whether nothing may run beside it.
     fn runs_alone(&self) -> bool;
 
+    /// Whether a place was [kept](Pool::keep_place) for it. It goes before all that has none.
+    fn has_place(&self) -> bool;
+
     /// Which event it is.
     fn place(&self, hands: &Self::Hands) -> (Name, Seq);
 }
@@ -89,7 +92,9 @@ struct Common<J: Job> {
 }
 
 struct Inner<J> {
+    /// Those that have a place first.
     queue: VecDeque<J>,
+    places: Places,
     /// The events in the queue, those that run, and those that have finished and were not taken.
     held: usize,
     held_bytes: usize,
@@ -136,7 +141,11 @@ impl<J: Job> Inner<J> {
         let room = match self.queue.front() {
             None => 0,
             Some(first) if first.runs_alone() => usize::from(self.running == 0),
-            Some(_) => limit.saturating_sub(self.running).min(self.queue.len()),
+            Some(_) => {
+                let free = limit.saturating_sub(self.running + self.places.taken());
+                let free = self.places.queued + self.places.leave(free);
+                free.min(self.queue.len())
+            }
         };
         match &self.circuit {
             Some(circuit) => circuit.room(room),
@@ -144,10 +153,17 @@ impl<J: Job> Inner<J> {
         }
     }
 
-    fn push_back(&mut self, job: J) {
+    /// Queues a job behind those of its kind: with a place, or without.
+    fn push(&mut self, job: J) {
         self.held += 1;
         self.held_bytes += job.bytes();
-        self.queue.push_back(job);
+        if job.has_place() {
+            let at = self.places.queued;
+            self.places.use_up(job.runs_alone());
+            self.queue.insert(at, job);
+        } else {
+            self.queue.push_back(job);
+        }
     }
 
     fn let_go(&mut self, job: &J) {
@@ -156,11 +172,41 @@ impl<J: Job> Inner<J> {
     }
 }
 
-/// How much a pool holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) events: usize,
-    pub(super) bytes: usize,
+/// Places that are kept for jobs to come: what is written down before it runs must be sure to run then.
+#[derive(Debug, Default)]
+struct Places {
+    /// Kept, and the job is not there yet.
+    kept: usize,
+    /// One of them is for a job that runs alone, so that nothing may begin meanwhile.
+    alone: bool,
+    /// Jobs of the queue that have one: its first.
+    queued: usize,
+    /// A place was asked for and there was none, for a job that runs alone or for another: the next
+    /// that becomes free is left for it.
+    wished: Option<bool>,
+}
+
+impl Places {
+    fn taken(&self) -> usize {
+        self.kept + self.queued
+    }
+
+    /// What others may have of the places that are free.
+    fn leave(&self, free: usize) -> usize {
+        match self.wished {
+            _ if self.alone => 0,
+            Some(true) => 0,
+            Some(false) => free.saturating_sub(1),
+            None => free,
+        }
+    }
+
+    /// The job is there that a place was kept for.
+    fn use_up(&mut self, alone: bool) {
+        self.kept = self.kept.saturating_sub(1);
+        self.alone &= !alone;
+        self.queued += 1;
+    }
 }
 
 /// Whether more jobs are of use.
@@ -204,6 +250,7 @@ impl<J: Job> Pool<J> {
         let time_out = policy.longest_run();
         let inner = Inner {
             queue: VecDeque::new(),
+            places: Places::default(),
             held: 0,
             held_bytes: 0,
             slots: Vec::new(),
@@ -238,22 +285,49 @@ impl<J: Job> Pool<J> {
         Arc::downgrade(&common)
     }
 
-    /// Queues jobs behind those that wait.
+    /// Queues jobs behind those that wait; what has a place before what has none.
     pub(super) fn push(&mut self, jobs: impl Iterator<Item = J>) {
         let mut inner = self.common.inner.lock();
-        jobs.for_each(|job| inner.push_back(job));
+        jobs.for_each(|job| inner.push(job));
         drop(inner);
         self.start();
     }
 
-    /// Queues a job before those that wait.
-    pub(super) fn push_front(&mut self, job: J) {
+    /// Keeps a place for a job that is about to be pushed, or to be given up. Where there is none, the
+    /// next that becomes free is left for whoever asks again.
+    pub(super) fn keep_place(&mut self, alone: bool) -> bool {
+        let limit = self.common.control.borrow().concurrency;
         let mut inner = self.common.inner.lock();
-        inner.held += 1;
-        inner.held_bytes += job.bytes();
-        inner.queue.push_front(job);
+        let at_work = inner.running + inner.places.taken();
+        let is_free = match alone {
+            true => at_work == 0,
+            false => at_work < limit && !inner.is_alone && !inner.places.alone,
+        };
+        match is_free {
+            true => {
+                inner.places.kept += 1;
+                inner.places.alone |= alone;
+                inner.places.wished = None;
+            }
+            false => inner.places.wished = Some(alone),
+        }
+        is_free
+    }
+
+    /// Gives up a place that was kept.
+    pub(super) fn give_up_place(&mut self, alone: bool) {
+        let mut inner = self.common.inner.lock();
+        inner.places.kept = inner.places.kept.saturating_sub(1);
+        inner.places.alone &= !alone;
         drop(inner);
         self.start();
+    }
+
+    /// Nobody waits for a place any more.
+    pub(super) fn stop_wishing(&mut self) {
+        if self.common.inner.lock().places.wished.take().is_some() {
+            self.start();
+        }
     }
 
     /// Starts as many workers as there is work for and the limits allow; to be called when one of
@@ -280,15 +354,6 @@ impl<J: Job> Pool<J> {
         }
     }
 
-    /// How much is in hand: what waits, runs, or has finished and was not taken.
-    pub(super) fn held(&self) -> Held {
-        let inner = self.common.inner.lock();
-        Held {
-            events: inner.held,
-            bytes: inner.held_bytes,
-        }
-    }
-
     /// Whether more jobs are of use.
     pub(super) fn appetite(&self) -> Appetite {
         let inner = self.common.inner.lock();
@@ -301,10 +366,11 @@ impl<J: Job> Pool<J> {
         }
     }
 
-    /// Takes every job that waits.
+    /// Takes every job that waits and has no place.
     pub(super) fn take_queue(&mut self) -> VecDeque<J> {
         let mut inner = self.common.inner.lock();
-        let queue = std::mem::take(&mut inner.queue);
+        let first = inner.places.queued;
+        let queue = inner.queue.split_off(first);
         queue.iter().for_each(|job| inner.let_go(job));
         queue
     }
@@ -424,6 +490,7 @@ impl<J: Job> Pool<J> {
             .into_iter()
             .partition(&which);
         inner.queue = kept;
+        inner.places.queued -= taken.iter().filter(|job| job.has_place()).count();
         taken.iter().for_each(|job| inner.let_go(job));
         taken
     }

@@ -1,66 +1,16 @@
-//! One event's time in a member: from its delivery to its settlement.
+//! One run of an event: everything that is around its handler.
 
 use std::sync::Arc;
 
-use trunkline_core::engine::{Delivery, StoredEvent, Token};
-use trunkline_core::{Name, Timestamp};
+use trunkline_core::Name;
+use trunkline_core::engine::StoredEvent;
 
 use super::Shared;
 use super::outputs::Outputs;
-use crate::dead_letter::{Attempt, Entry};
 use crate::failure::{Disposition, Failure};
 use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
-
-/// An event under a lease, and what has happened to it so far.
-pub(super) struct Turn {
-    /// Which of the member's sources it came from.
-    pub(super) source: usize,
-    pub(super) token: Token,
-    pub(super) event: StoredEvent,
-    /// How often the engine has delivered it; a hint.
-    pub(super) delivered_hint: u32,
-    /// Whether this member cannot handle it and gives it back for another to try.
-    pub(super) for_others: bool,
-    /// How often a handler said no. The first attempt is the one after no failure.
-    pub(super) failures: u32,
-    pub(super) first_failure: Option<Timestamp>,
-    pub(super) last_failure: Option<Timestamp>,
-    /// The last attempts that failed, for the story of a dead letter.
-    pub(super) attempts: Vec<Attempt>,
-}
-
-impl Turn {
-    pub(super) fn new(source: usize, delivery: Delivery) -> Self {
-        Self {
-            source,
-            token: delivery.token,
-            event: delivery.event,
-            delivered_hint: delivery.delivered_hint,
-            for_others: false,
-            failures: 0,
-            first_failure: None,
-            last_failure: None,
-            attempts: Vec::new(),
-        }
-    }
-
-    /// Notes down an attempt that failed, whether it counts or not.
-    pub(super) fn tried(&mut self, at: Timestamp, failure: &Failure) {
-        if self.attempts.len() == Entry::MAX_ATTEMPTS {
-            self.attempts.remove(0);
-        }
-        let attempt = Attempt::new(at, failure.reason(), &failure.chain());
-        self.attempts.push(attempt);
-    }
-
-    pub(super) fn failed(&mut self, at: Timestamp) {
-        self.failures += 1;
-        self.first_failure.get_or_insert(at);
-        self.last_failure = Some(at);
-    }
-}
 
 /// Handles one event, under an epoch where the consumer has owners. In this order, outermost first:
 ///

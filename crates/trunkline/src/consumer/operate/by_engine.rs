@@ -1,5 +1,5 @@
-//! Consumers that the engine alone knows: whoever is free gets the next event, and the engine keeps
-//! how far they are.
+//! Consumers that the engine alone knows: whoever is free is to get the next event, and no member was there
+//! yet to make records of its own.
 
 use trunkline_core::engine::{ConsumerState, Credit, Position};
 use trunkline_core::{Error, ErrorKind, Name, Result};
@@ -16,8 +16,8 @@ impl Bus {
             return Ok(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "consumer {name} gives its events to whoever is free and has no records of its own; it can \
-                     be shown and deleted, and it rests while its members are stopped"
+                    "consumer {name} has no records of its own, because no member of it was started yet; it can be \
+                     shown and deleted"
                 ),
             ));
         }
@@ -49,12 +49,13 @@ impl Bus {
             filters: spec.filters,
             paused: Vec::new(),
             members: Vec::new(),
+            has_records: false,
             unowned: 0,
             floor: backlog.floor,
             pending_at_most,
             oldest_pending: first.map(|event| event.at),
             waiting: 0,
-            running: backlog.in_flight,
+            running: 0,
             handled: 0,
             dead: 0,
             expired_at_most: backlog.expired_at_most,

@@ -27,7 +27,10 @@ pub struct ConsumerStatus {
     pub paused: Vec<String>,
     /// Its members, those that have died and were not swept yet among them.
     pub members: Vec<MemberStatus>,
-    /// Partitions that nobody owns; always 0 where whoever is free gets the next event.
+    /// Whether it has records of its own. A consumer whose events go to whoever is free has none until its first
+    /// member started; what is beside its main flow is nothing then.
+    pub has_records: bool,
+    /// Partitions that nobody owns; where whoever is free gets the next event they have what failed.
     pub unowned: usize,
     /// Everything up to this sequence is settled.
     pub floor: Seq,
@@ -39,7 +42,8 @@ pub struct ConsumerStatus {
     pub waiting: u64,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
     pub running: u64,
-    /// Events handled, since it was made or reset.
+    /// Events handled, since it was made or reset; where whoever is free gets the next event, those that had
+    /// failed before.
     pub handled: u64,
     /// Dead letters, since it was made or reset.
     pub dead: u64,
@@ -81,6 +85,7 @@ impl Bus {
             filters: definition.filters()?,
             paused: definition.paused.iter().map(ToString::to_string).collect(),
             members: Vec::new(),
+            has_records: true,
             unowned: 0,
             floor: 0,
             pending_at_most: 0,
@@ -121,9 +126,9 @@ impl Bus {
             status.dead += one.counts.dead;
             status.expired_at_most = status.expired_at_most.max(one.counts.expired_at_most);
         }
+        let owned: usize = status.members.iter().map(|one| one.partitions.len()).sum();
+        status.unowned = usize::from(layout.partitions).saturating_sub(owned);
         if status.ordered {
-            let owned: usize = status.members.iter().map(|one| one.partitions.len()).sum();
-            status.unowned = usize::from(layout.partitions).saturating_sub(owned);
             let begun = progress.len() == usize::from(layout.partitions);
             let lowest = progress.values().map(|one| one.floor).min();
             status.floor = match lowest {

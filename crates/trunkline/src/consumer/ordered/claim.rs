@@ -12,7 +12,7 @@ use super::body::put;
 use super::membership::Lease;
 use super::partition::{Claimed, Lane};
 use super::record::{
-    Definition, Keys, Layout, Owner, Ownership, Progress, Record as _, Side, SideState,
+    Definition, Keys, Layout, Mode, Owner, Ownership, Progress, Record as _, Side, SideState,
     slot_and_seq,
 };
 use super::store::{Known, Store};
@@ -121,10 +121,14 @@ impl Place {
             .owner
             .as_ref()
             .is_some_and(|owner| crashed(owner) && !mine(owner));
-        let tail = self
-            .store
-            .tail(&self.stream, filters, progress.floor + 1)
-            .await?;
+        let reads = definition.mode == Mode::Ordered;
+        let tail = match reads {
+            true => {
+                let from = progress.floor + 1;
+                self.store.tail(&self.stream, filters, from).await?
+            }
+            false => progress.floor + 1,
+        };
         if progress.floor >= tail {
             return Err(Error::new(
                 ErrorKind::Drift,
@@ -149,7 +153,8 @@ impl Place {
             epoch,
             progress,
             sides,
-            suspects: if unclean { tail - 1 } else { 0 },
+            suspects: if unclean && reads { tail - 1 } else { 0 },
+            reads,
         }))
     }
 

@@ -2,6 +2,8 @@
 
 mod burials;
 mod drain;
+mod handovers;
+mod intake;
 mod ownership;
 mod runs;
 mod tasks;
@@ -28,6 +30,8 @@ use super::store::Store;
 use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
 use burials::{Asked, Requests};
+use handovers::Handovers;
+pub(in crate::consumer) use intake::Intake;
 use ownership::Hold;
 use runs::{RunId, Runs};
 use tasks::Done;
@@ -78,6 +82,10 @@ pub(in crate::consumer) struct Member {
     /// Partitions that are being claimed or given up, or not to be claimed yet.
     holds: BTreeMap<u16, Hold>,
     runs: Runs,
+    /// Where the events of a shared consumer come from.
+    intake: Option<Intake>,
+    handovers: Option<Handovers>,
+    /// Where those of an ordered one come from.
     reader: Reader,
     /// Not before then is the stream read again: it failed a moment ago.
     read_from: Instant,
@@ -104,6 +112,7 @@ impl Member {
         filters: &[Filter],
         from: Position,
         control: watch::Receiver<Control>,
+        intake: Option<Intake>,
     ) -> Result<Self> {
         let inner = &shared.bus.inner;
         let store = Store {
@@ -113,10 +122,17 @@ impl Member {
         let keys = Keys::new(&shared.name, &stream);
         let text = |filter: &Filter| format_smolstr!("{filter}");
         let wanted = Definition {
-            mode: Mode::Ordered,
+            mode: match intake {
+                Some(_) => Mode::Shared,
+                None => Mode::Ordered,
+            },
             generation: 0,
             partitions: PARTITIONS,
-            start: start(&store, &stream, filters, from).await?,
+            // Where the engine keeps how far the consumer is, it knows where that begins, too.
+            start: match intake {
+                Some(_) => 1,
+                None => start(&store, &stream, filters, from).await?,
+            },
             filters: filters.iter().map(text).collect(),
             paused: Vec::new(),
         };
@@ -158,6 +174,8 @@ impl Member {
             filters: Arc::default(),
             partitions: BTreeMap::new(),
             holds: BTreeMap::new(),
+            intake,
+            handovers: None,
             reader: Reader::new(),
             read_from: Instant::now(),
             catching_up: false,
@@ -206,6 +224,7 @@ impl Member {
             let reads = self.wants_events();
             let from = self.read_next();
             let lapse = self.lapse_due();
+            let credit = self.credit(now);
             tokio::select! {
                 biased;
                 changed = self.control.changed() => {
@@ -221,8 +240,12 @@ impl Member {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
                 }
                 asked = next_request(&mut self.requests) => self.asked(asked),
+                heard = handovers::next(&mut self.handovers) => self.heard(heard),
                 () = sleep_until(lapse) => {}
                 () = sleep_until(due) => {}
+                fetched = intake::fetch(&mut self.intake, credit) => {
+                    self.came(fetched, Instant::now())?;
+                }
                 read = self.reader.next(&self.place, &self.filters, from), if reads => {
                     self.read(read, Instant::now())?;
                 }
@@ -261,6 +284,8 @@ impl Member {
         }
         self.outlast(now)?;
         self.serve_replays();
+        self.take_on();
+        self.tend(now)?;
         self.start(now)?;
         self.write(now)?;
         self.catch_up();
@@ -271,6 +296,7 @@ impl Member {
     /// partition starves no other, and with one permit events run in the order of the stream.
     fn start(&mut self, now: Instant) -> Result<()> {
         if self.is_paused() || !self.place.lease.holds(now) {
+            self.runs.want_no_permit();
             return Ok(());
         }
         let at = self.shared.bus.inner.clock.now();
@@ -279,33 +305,37 @@ impl Member {
             Some(Reverse((seq, partition.id, alone)))
         };
         let mut ready: BinaryHeap<_> = self.partitions.values().filter_map(next).collect();
-        while self.runs.free() > 0
-            && let Some(Reverse((_, id, alone))) = ready.pop()
-        {
-            // It waits until the others are done, and they for it: nothing else starts meanwhile.
-            if alone.0 && !self.runs.is_empty() {
-                break;
-            }
+        while let Some(Reverse((_, id, alone))) = ready.pop() {
             let Some(partition) = self.partitions.get_mut(&id) else {
                 continue;
             };
-            if let Some((seq, start)) = partition.start(at, now)? {
-                let run = RunId {
-                    partition: id,
-                    epoch: partition.epoch,
-                    seq,
-                };
-                self.runs.begin(run, start, alone.0, now);
+            // What must run alone waits until the others are done, and they for it.
+            if !self.runs.permit(alone.0) {
+                return Ok(());
+            }
+            match partition.start(at, now)? {
+                Some((seq, start)) => {
+                    let run = RunId {
+                        partition: id,
+                        epoch: partition.epoch,
+                        seq,
+                    };
+                    self.runs.begin(run, start, alone.0, now);
+                }
+                None => self.runs.give_back(alone.0),
             }
             ready.extend(next(partition));
         }
+        self.runs.want_no_permit();
         Ok(())
     }
 
     /// The earliest moment at which there is something to do.
     fn next_due(&self) -> Option<Instant> {
         let due = self.partitions.values().filter_map(Partition::next_due);
-        due.chain(self.runs.next_outlasting()).min()
+        due.chain(self.runs.next_outlasting())
+            .chain(self.intake_due())
+            .min()
     }
 
     fn is_paused(&self) -> bool {
@@ -322,7 +352,8 @@ impl Member {
             .partitions
             .values()
             .filter(|one| !one.lagging && !one.stopping);
-        !self.is_paused()
+        self.intake.is_none()
+            && !self.is_paused()
             && !self.claims_are_under_way()
             && Instant::now() >= self.read_from
             && held < window

@@ -61,6 +61,8 @@ pub(super) struct Claimed {
     /// What an owner that died may have been running: everything above the floor up to here. Its
     /// first run is committed before it begins. 0 if the last owner left in good order.
     pub(super) suspects: Seq,
+    /// Whether the partition reads the stream itself.
+    pub(super) reads: bool,
 }
 
 /// What the partition wants to be run.
@@ -117,6 +119,8 @@ pub(super) struct Partition {
     /// Bytes of one value of the bucket at most.
     max_value: usize,
     cursor: Cursor,
+    /// Whether it reads the stream, and its cursor says how far. Of a shared consumer the engine does.
+    reads: bool,
     suspects: Seq,
     lanes: Lanes,
     /// Events of the main flow that are not settled.
@@ -165,13 +169,16 @@ impl Partition {
         claimed: Claimed,
         now: Instant,
     ) -> Self {
+        let reads = claimed.reads;
         let mut cursor = Cursor::new(&claimed.progress);
         let mut lanes = Lanes::default();
         let mut sides = FxHashMap::default();
         for (seq, side, _) in &claimed.sides {
             let lane = Lane::new(side.key.clone(), *seq);
             lanes.put_beside(&lane, *seq);
-            cursor.settle(*seq);
+            if reads {
+                cursor.settle(*seq);
+            }
             let beside = Beside {
                 side: side.clone(),
                 lane,
@@ -187,6 +194,7 @@ impl Partition {
             max_value,
             written_floor: cursor.floor(),
             cursor,
+            reads,
             suspects: claimed.suspects,
             lanes,
             held: FxHashMap::default(),
@@ -206,20 +214,51 @@ impl Partition {
             stopping: false,
         };
         for (seq, side, due) in claimed.sides {
-            // Only the first of a key can be anything but a follower.
-            match side.state {
-                _ if !partition.lanes.begin(&Lane::new(side.key, seq), seq) => {}
-                SideState::Waiting { .. } => {
-                    partition.due.insert((due, seq));
-                }
-                SideState::Following | SideState::Running => partition.ready.push_back(seq),
-                SideState::Dying => {
-                    partition.running += 1;
-                    partition.stage(Change::then(seq, Then::Bury), now);
-                }
-            }
+            partition.resume(seq, &side, due, now);
         }
         partition
+    }
+
+    /// Goes on with a side record as it was found.
+    fn resume(&mut self, seq: Seq, side: &Side, due: Instant, now: Instant) {
+        // Only the first of a key can be anything but a follower.
+        match side.state {
+            _ if !self.lanes.begin(&Lane::new(side.key.clone(), seq), seq) => {}
+            SideState::Waiting { .. } => {
+                self.due.insert((due, seq));
+            }
+            SideState::Following | SideState::Running => self.ready.push_back(seq),
+            SideState::Dying => {
+                self.running += 1;
+                self.stage(Change::then(seq, Then::Bury), now);
+            }
+        }
+    }
+
+    /// Takes on what was handed over: its record is stored a moment ago. While the partition is given up
+    /// only its dead letter can still be stored; all else is for the next owner, who finds it.
+    pub(super) fn adopt(&mut self, seq: Seq, side: Side, now: Instant) {
+        let waits = self.stopping && side.state != SideState::Dying;
+        if waits || self.sides.contains_key(&seq) {
+            return;
+        }
+        let due = match side.state {
+            SideState::Waiting { delay_ms } => now + Duration::from_millis(delay_ms),
+            _ => now,
+        };
+        let side = Side {
+            handed: false,
+            ..side
+        };
+        let lane = Lane::new(side.key.clone(), seq);
+        self.lanes.put_beside(&lane, seq);
+        let beside = Beside {
+            side: side.clone(),
+            lane,
+            running: false,
+        };
+        self.sides.insert(seq, beside);
+        self.resume(seq, &side, due, now);
     }
 
     pub(super) fn cursor(&self) -> &Cursor {

@@ -383,6 +383,9 @@ pub(in crate::consumer) struct Side {
     pub(in crate::consumer) starts: u32,
     /// In how many pieces its body is kept.
     pub(in crate::consumer) pieces: usize,
+    /// Written by whoever had the event under a lease; the owner of its partition has not taken it on yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::consumer) handed: bool,
     /// The entry of the dead letter that is run again, if that is what this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::consumer) replays: Option<Seq>,
@@ -427,6 +430,7 @@ impl Side {
             failures: 0,
             starts: 0,
             pieces,
+            handed: false,
             replays: None,
             attempts: Vec::new(),
             first_failure: None,
@@ -434,6 +438,15 @@ impl Side {
             reason: None,
             error: None,
             causes: Vec::new(),
+        }
+    }
+
+    /// Of an event of a shared consumer, for the owner of its partition.
+    pub(in crate::consumer) fn handed(state: SideState) -> Self {
+        Self {
+            state,
+            handed: true,
+            ..Self::new(None, 0)
         }
     }
 

@@ -111,6 +111,7 @@ impl<J: Job> Inner<J> {
         let job = self.queue.pop_front()?;
         let input = job.input();
         self.is_alone = job.runs_alone();
+        self.places.queued -= usize::from(job.has_place());
         self.running += 1;
         self.slots[slot].run = Some(Run {
             is_probe: self.circuit.as_mut().is_some_and(policy::Circuit::start),

@@ -252,7 +252,9 @@ impl Member {
                     })
                     .await
                 }
-                None => bury(&shared, &place, layout, &dead, run.seq, &side).await,
+                None => bury(&shared, &place, layout, run.seq, &side)
+                    .await
+                    .map(|()| Vec::new()),
             };
             Done::Burial(run, buried)
         });
@@ -352,15 +354,8 @@ async fn again(
         .collect()
 }
 
-/// Stores the entry; the change that lists it.
-async fn bury(
-    shared: &Shared,
-    place: &Place,
-    layout: Layout,
-    dead: &keys::Place,
-    seq: Seq,
-    side: &Side,
-) -> Result<Vec<Op>> {
+/// Stores the entry, and lists it.
+async fn bury(shared: &Shared, place: &Place, layout: Layout, seq: Seq, side: &Side) -> Result<()> {
     let (inner, store, name) = (&shared.bus.inner, &place.store, &shared.name);
     let load = || {
         body::load(
@@ -420,8 +415,9 @@ async fn bury(
         consumer = %name, stream = %place.stream, seq, failures = side.failures,
         reason = %entry.reason, error = entry.error, %subject, "given up; stored as a dead letter"
     );
+    // What an operator said of it meanwhile stays.
     let record = Record::dead(&entry, stored, envelope.as_deref());
-    Ok(vec![dead.put(seq, &record, Expectation::Any)?])
+    persist(|| dead_letter::note(inner, &entry, &record)).await
 }
 
 /// Reads what this owner has written, perhaps a moment ago. Only after several looks it counts as damaged:

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::membership::Says;
 use super::Member;
-use super::runs::Ran;
+use super::runs::{Ran, Which};
 use crate::consumer::retry::LONGEST_DELAY;
 
 /// How long after its deadline a stop still waits for an engine that does not answer.
@@ -22,6 +22,7 @@ impl Member {
                 ..*says
             };
         });
+        self.report.given_back += self.put_back() + self.put_back_later();
         for partition in self.partitions.values_mut() {
             self.report.given_back += partition.unstarted();
             partition.stop();
@@ -32,10 +33,16 @@ impl Member {
         let cancelled: Vec<u16> = self.partitions.keys().copied().collect();
         for partition in cancelled {
             for run in self.runs.cancel(partition) {
-                let _ = self.ran((run, Ran::Cancelled), Instant::now());
+                let _ = self.ran((Which::Owned(run), Ran::Cancelled), Instant::now());
             }
         }
         let end = end.min(Instant::now()) + LAST_WORDS;
+        if self.intake.is_some() {
+            self.report.stuck = self.runs.cancel_all(end).await;
+            let _ = self.take_ran();
+            // What it was about to hand on comes back from there.
+            self.report.given_back += self.put_back_later();
+        }
         if timeout_at(end, self.settle(true)).await.is_err() {
             tracing::warn!(
                 consumer = %self.shared.name, stream = %self.place.stream,
@@ -66,15 +73,24 @@ impl Member {
         loop {
             let now = Instant::now();
             let layout = self.definition.as_ref().map(super::Definition::layout);
-            if self.outlast(now).and_then(|()| self.write(now)).is_err() {
+            let tended = self.outlast(now).and_then(|()| self.write(now));
+            if tended.and_then(|()| self.tend(now)).is_err() {
                 return;
             }
-            if let Some(layout) = layout {
+            // What fails meanwhile of a shared consumer may have to be buried by their owner.
+            let may_fail = !self.runs.is_idle() || !self.intake_is_quiet();
+            if let Some(layout) = layout
+                && (self.intake.is_none() || !may_fail)
+            {
                 self.release_quiet(layout);
             }
             let left = match written {
-                false => !self.runs.is_empty(),
-                true => !self.partitions.is_empty() || self.claims_are_under_way(),
+                false => !self.runs.is_empty() || !self.runs.is_idle(),
+                true => {
+                    !self.partitions.is_empty()
+                        || self.claims_are_under_way()
+                        || !self.intake_is_quiet()
+                }
             };
             if !left {
                 return;
@@ -86,15 +102,22 @@ impl Member {
                 Some(done) = self.tasks.join_next() => self.done(done, Instant::now()),
                 () = super::sleep_until(due) => Ok(()),
             };
-            let now = Instant::now();
-            let mut handled = handled;
-            for ran in self.runs.take() {
-                handled = handled.and(self.ran(ran, now));
-            }
+            let handled = handled.and(self.take_ran());
             if let Err(error) = handled {
                 tracing::warn!(consumer = %self.shared.name, %error, "a part of the stop failed");
                 return;
             }
         }
+    }
+
+    /// What has ended since one last looked.
+    fn take_ran(&mut self) -> trunkline_core::Result<()> {
+        let now = Instant::now();
+        let mut all = Ok(());
+        for ran in self.runs.take() {
+            // One that fails does not keep the others from being heard.
+            all = all.and(self.ran(ran, now));
+        }
+        all
     }
 }

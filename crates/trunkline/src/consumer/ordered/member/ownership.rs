@@ -12,8 +12,9 @@ use trunkline_core::{Error, ErrorKind, Result};
 use super::super::assign::{self, advise};
 use super::super::claim::Free;
 use super::super::membership::{Says, View};
-use super::super::record::{Layout, Ownership};
+use super::super::record::{Layout, Mode, Ownership};
 use super::Member;
+use super::handovers::Handovers;
 use super::tasks::Done;
 
 /// How long a partition beyond one's share must have been free before one claims it.
@@ -86,8 +87,15 @@ impl Member {
         let known = self.definition.as_ref().map(|known| known.generation);
         if known != Some(definition.generation) {
             self.listen_for_replays(definition.layout())?;
+            if definition.mode == Mode::Shared {
+                let (store, layout) = (self.place.store.clone(), definition.layout());
+                self.handovers = Some(Handovers::watch(store, &self.place.keys, layout)?);
+            }
         }
         self.definition = Some(definition.clone());
+        if !definition.paused.is_empty() {
+            self.put_back();
+        }
         self.membership.says.send_modify(|says| {
             *says = Says {
                 definition: rev,

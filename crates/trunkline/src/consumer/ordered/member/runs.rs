@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trunkline_core::Name;
-use trunkline_core::engine::{Rev, Seq, StoredEvent};
+use trunkline_core::engine::{Rev, Seq, StoredEvent, Token};
 
 use super::super::body;
 use super::super::claim::Place;
@@ -22,12 +22,27 @@ use crate::handler::{Epoch, MemberContext};
 /// How long a handler runs before what is behind it goes on without it.
 const LONG: Duration = Duration::from_secs(10);
 
-/// One run, by what it was started for.
+/// One run of a partition, by what it was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RunId {
     pub(super) partition: u16,
     pub(super) epoch: Rev,
     pub(super) seq: Seq,
+}
+
+/// On whose behalf something runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Which {
+    /// A partition's.
+    Owned(RunId),
+    /// Whoever has the lease of this delivery.
+    Leased(Token),
+}
+
+impl Which {
+    fn is_of(self, partition: u16) -> bool {
+        matches!(self, Self::Owned(run) if run.partition == partition)
+    }
 }
 
 /// What a run came to.
@@ -47,7 +62,7 @@ struct Hands {
 }
 
 struct Turn {
-    id: RunId,
+    which: Which,
     run: Run,
     /// The event, once it is there: at once for one of the main flow, from its record for another.
     event: Arc<OnceLock<StoredEvent>>,
@@ -58,13 +73,13 @@ struct Turn {
 
 impl Job for Turn {
     type Hands = Hands;
-    type Input = (RunId, Run, Arc<OnceLock<StoredEvent>>);
+    type Input = (Which, Run, Arc<OnceLock<StoredEvent>>);
 
     fn input(&self) -> Self::Input {
-        (self.id, self.run, Arc::clone(&self.event))
+        (self.which, self.run, Arc::clone(&self.event))
     }
 
-    async fn run((id, run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
+    async fn run((which, run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
         let place = &hands.place;
         let event = match known.get() {
             Some(event) => event,
@@ -86,24 +101,28 @@ impl Job for Turn {
                 known.get_or_init(|| loaded)
             }
         };
-        if !place.lease.holds(Instant::now()) {
-            let late = "the lease had passed before the handler began";
-            return Err(Failure::new(
-                Disposition::Snooze(Duration::ZERO),
-                "failed",
-                late,
-            ));
-        }
-        let epoch = Epoch {
-            generation: run.generation,
-            revision: id.epoch,
+        // Under a lease of the engine there is no epoch: nobody owns what whoever is free gets.
+        let epoch = match which {
+            Which::Leased(_) => None,
+            Which::Owned(_) if !place.lease.holds(Instant::now()) => {
+                let late = "the lease had passed before the handler began";
+                return Err(Failure::new(
+                    Disposition::Snooze(Duration::ZERO),
+                    "failed",
+                    late,
+                ));
+            }
+            Which::Owned(id) => Some(Epoch {
+                generation: run.generation,
+                revision: id.epoch,
+            }),
         };
         turn::run(
             &hands.shared,
             place.stream.clone(),
             event.clone(),
             run.failures + 1,
-            Some(epoch),
+            epoch,
             &hands.context,
         )
         .await
@@ -121,14 +140,19 @@ impl Job for Turn {
         self.alone
     }
 
+    /// What a partition starts has written down that it runs, or is the next of its key.
+    fn has_place(&self) -> bool {
+        matches!(self.which, Which::Owned(_))
+    }
+
     fn place(&self, hands: &Hands) -> (Name, Seq) {
-        (hands.place.stream.clone(), self.id.seq)
+        (hands.place.stream.clone(), self.run.seq)
     }
 }
 
 pub(super) struct Runs {
     pool: Pool<Turn>,
-    control: watch::Receiver<Control>,
+    /// Runs of partitions that have not ended.
     running: FxHashSet<RunId>,
     /// Permits of runs that wait for the write that says that they run, and whether they run alone.
     announced: FxHashMap<RunId, bool>,
@@ -150,8 +174,7 @@ impl Runs {
             context,
         };
         Self {
-            pool: Pool::new(hands, name, &policy, control.clone()),
-            control,
+            pool: Pool::new(hands, name, &policy, control),
             running: FxHashSet::default(),
             announced: FxHashMap::default(),
             long: VecDeque::new(),
@@ -162,25 +185,25 @@ impl Runs {
         self.pool.vitals()
     }
 
-    /// Permits in use.
-    fn taken(&self) -> usize {
-        self.running.len() + self.announced.len()
-    }
-
+    /// Whether nothing runs on behalf of a partition, nor is about to.
     pub(super) fn is_empty(&self) -> bool {
-        self.taken() == 0
+        self.running.is_empty() && self.announced.is_empty()
     }
 
-    /// How many permits there are to be had.
-    pub(super) fn free(&self) -> usize {
-        let limit = self.control.borrow().concurrency;
-        let free = limit.saturating_sub(self.taken());
-        match self.pool.appetite() {
-            _ if self.announced.values().any(|alone| *alone) => 0,
-            Appetite::Any => free,
-            Appetite::One => usize::from(self.is_empty()),
-            Appetite::None => 0,
-        }
+    /// Takes a permit for what a partition is about to start; one that must run alone takes all of them.
+    /// What gets none is to ask again: the next that is free is left for it.
+    pub(super) fn permit(&mut self, alone: bool) -> bool {
+        let may = match self.pool.appetite() {
+            Appetite::Any => true,
+            Appetite::One => self.is_empty(),
+            Appetite::None => false,
+        };
+        may && self.pool.keep_place(alone)
+    }
+
+    /// Nothing is to be started for a partition.
+    pub(super) fn want_no_permit(&mut self) {
+        self.pool.stop_wishing();
     }
 
     /// Whether anything of a partition runs, or has been cancelled and has not ended yet.
@@ -188,15 +211,85 @@ impl Runs {
         self.running.iter().any(|run| run.partition == partition)
     }
 
-    /// Takes a permit for what a partition started.
+    /// Uses a permit for what a partition started, or gives it back.
     pub(super) fn begin(&mut self, id: RunId, start: Start, alone: bool, now: Instant) {
         match start {
             Start::Run(run, event) => self.push(id, run, Some(event), alone, now),
             Start::AfterWrite => {
                 self.announced.insert(id, alone);
             }
-            Start::GivenUp => {}
+            Start::GivenUp => self.pool.give_up_place(alone),
         }
+    }
+
+    /// Gives a permit back for which there was nothing to start.
+    pub(super) fn give_back(&mut self, alone: bool) {
+        self.pool.give_up_place(alone);
+    }
+
+    /// Queues what the engine leased to this member, behind what partitions have started.
+    pub(super) fn push_leased(&mut self, delivered: impl Iterator<Item = (Token, StoredEvent)>) {
+        let turn = |(token, event): (Token, StoredEvent)| Turn {
+            which: Which::Leased(token),
+            run: Run {
+                seq: token.seq,
+                pieces: 0,
+                generation: 0,
+                failures: 0,
+            },
+            bytes: event.body.rough_bytes(),
+            event: Arc::new(OnceLock::from(event)),
+            alone: false,
+        };
+        self.pool.push(delivered.map(turn));
+    }
+
+    /// Takes back what was leased and has not begun.
+    pub(super) fn take_leased(&mut self) -> Vec<Token> {
+        let token = |turn: Turn| match turn.which {
+            Which::Leased(token) => Some(token),
+            Which::Owned(_) => None,
+        };
+        self.pool
+            .take_queue()
+            .into_iter()
+            .filter_map(token)
+            .collect()
+    }
+
+    /// Cancels what runs of deliveries whose leases have ended, and drops what waits of them.
+    pub(super) fn lose_leased(&mut self, is_lost: impl Fn(Token) -> bool) {
+        self.pool
+            .cancel(|turn| matches!(turn.which, Which::Leased(token) if is_lost(token)));
+    }
+
+    /// Calls `each` with every delivery in hand whose lease is to be kept.
+    pub(super) fn each_leased(&self, mut each: impl FnMut(Token)) {
+        self.pool.each(|turn| {
+            if let Which::Leased(token) = turn.which {
+                each(token);
+            }
+        });
+    }
+
+    /// Whether an event runs that came under a lease.
+    pub(super) fn runs_leased(&self, seq: Seq) -> bool {
+        self.pool
+            .is_running(|turn| matches!(turn.which, Which::Leased(token) if token.seq == seq))
+    }
+
+    pub(super) fn appetite(&self) -> Appetite {
+        self.pool.appetite()
+    }
+
+    /// Whether no handler is at work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pool.is_idle()
+    }
+
+    /// Cancels all that runs, and waits for its end until `end` at most. Gives how many are still there.
+    pub(super) async fn cancel_all(&mut self, end: Instant) -> usize {
+        self.pool.cancel_all(end).await
     }
 
     /// Runs what was announced; its permit it has.
@@ -207,7 +300,7 @@ impl Runs {
 
     fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
         let turn = Turn {
-            id,
+            which: Which::Owned(id),
             run,
             bytes: event.as_ref().map_or(0, |event| event.body.rough_bytes()),
             event: Arc::new(event.map_or_else(OnceLock::new, OnceLock::from)),
@@ -225,14 +318,25 @@ impl Runs {
 
     /// What was announced and will not run gives its permit back.
     pub(super) fn forget(&mut self, partition: u16) {
-        self.announced.retain(|id, _| id.partition != partition);
+        let pool = &mut self.pool;
+        self.announced.retain(|id, alone| {
+            let keep = id.partition != partition;
+            if !keep {
+                pool.give_up_place(*alone);
+            }
+            keep
+        });
     }
 
     /// Cancels what runs of a partition, at its next await; what had not begun is answered.
     pub(super) fn cancel(&mut self, partition: u16) -> Vec<RunId> {
         self.forget(partition);
-        let waiting = self.pool.cancel(|turn| turn.id.partition == partition);
-        let waiting: Vec<RunId> = waiting.into_iter().map(|turn| turn.id).collect();
+        let waiting = self.pool.cancel(|turn| turn.which.is_of(partition));
+        let owned = |turn: Turn| match turn.which {
+            Which::Owned(id) => Some(id),
+            Which::Leased(_) => None,
+        };
+        let waiting: Vec<RunId> = waiting.into_iter().filter_map(owned).collect();
         for id in &waiting {
             self.running.remove(id);
         }
@@ -266,18 +370,20 @@ impl Runs {
     }
 
     /// The runs that have ended.
-    pub(super) fn take(&mut self) -> Vec<(RunId, Ran)> {
+    pub(super) fn take(&mut self) -> Vec<(Which, Ran)> {
         let finished = self.pool.take_finished();
         let mut ran = Vec::with_capacity(finished.len());
         for (turn, ended) in finished {
-            self.running.remove(&turn.id);
+            if let Which::Owned(id) = &turn.which {
+                self.running.remove(id);
+            }
             let event = turn.event.get().cloned();
             let came_to = match ended {
                 Ended::Well => Ran::Ok,
                 Ended::Failed(failure) => Ran::Failed(event, failure),
                 Ended::Cancelled => Ran::Cancelled,
             };
-            ran.push((turn.id, came_to));
+            ran.push((turn.which, came_to));
         }
         ran
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use trunkline_core::engine::{Op, Page, Rev, Seq, StoredEvent};
+use trunkline_core::engine::{Batch, Op, Page, Rev, Seq, Settle, StoredEvent, Token};
 use trunkline_core::{Error, ErrorKind, Result};
 
 use super::super::partition::Next;
@@ -12,7 +12,8 @@ use super::super::partition::{Claimed, Ended, Fault};
 use super::super::record::Layout;
 use super::Member;
 use super::burials::Exhumed;
-use super::runs::{Ran, RunId};
+use super::handovers::{Stored, Taken};
+use super::runs::{Ran, RunId, Which};
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
 use crate::failure::Failure;
 
@@ -31,11 +32,23 @@ pub(super) enum Done {
     Unburied(Result<u64>),
     Page(Seq, Result<Page>),
     Sweep(Rev, Result<()>),
+    /// What was decided of deliveries, and what the engine said to it.
+    Settled(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
+    Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
+    HandedOver(Layout, Result<Vec<Stored>>),
+    TakenOn(u16, Rev, Result<Taken>),
 }
 
 impl Member {
     /// A handler is done.
-    pub(super) fn ran(&mut self, (run, ran): (RunId, Ran), now: Instant) -> Result<()> {
+    pub(super) fn ran(&mut self, (which, ran): (Which, Ran), now: Instant) -> Result<()> {
+        let run = match which {
+            Which::Owned(run) => run,
+            Which::Leased(token) => {
+                self.leased_ran(token, ran, now);
+                return Ok(());
+            }
+        };
         let ended = match ran {
             Ran::Ok => Ended::Done,
             Ran::Cancelled => Ended::Cancelled,
@@ -69,7 +82,7 @@ impl Member {
     }
 
     /// What becomes of an event whose handler failed.
-    fn judge(
+    pub(super) fn judge(
         &self,
         seq: Seq,
         event: Option<&StoredEvent>,
@@ -190,6 +203,19 @@ impl Member {
                     Some(partition) => partition.replayed(run.seq, ops, now),
                     None => Ok(()),
                 }
+            }
+            Done::Settled(batch, settled) => self.settled(batch, settled, now),
+            Done::Renewed(batch, renewed) => {
+                self.renewed(&batch, renewed);
+                Ok(())
+            }
+            Done::HandedOver(layout, stored) => {
+                self.handed_over(layout, stored?, now);
+                Ok(())
+            }
+            Done::TakenOn(id, epoch, taken) => {
+                self.taken_on(id, epoch, taken?, now);
+                Ok(())
             }
             Done::Replay(run, found) => self.exhumed(run, found, now),
             Done::Unburied(removed) => {

@@ -131,7 +131,7 @@ impl Partition {
                     }
                 }
             }
-            if change.settles {
+            if change.settles && self.reads {
                 self.cursor.settle(change.seq);
             }
             if change.then != Then::Nothing {

@@ -1,0 +1,528 @@
+//! What whoever is free gets: events that the engine leases to this member.
+//!
+//! What is handled is acknowledged. What fails is handed over: it is written beside the main flow for
+//! the owner of its partition, and acknowledged once that is stored. What this member cannot have at
+//! work goes back for another.
+//!
+//! ```text
+//! fetch ──► queue ──► run ── ok ─────────────────────────────────► ack
+//!   │                  ├── failed ──► side record, stored ───────► ack
+//!   │ suspicious ──────┼──────────────────▲
+//!   │                  └── of a type or version unknown here ──┐
+//!   └── still at work here, its lease having ended ────────────┴─► later ──► given back
+//! ```
+//!
+//! **Invariant:** an event is acknowledged only when its handler has done it, or a record has it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+use trunkline_core::engine::{
+    Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, StoredEvent, Token,
+};
+use trunkline_core::{Error, ErrorKind, Result};
+
+use super::super::partition::Ended;
+use super::super::record::{Side, SideState, millis};
+use super::handovers::Handover;
+use super::runs::Ran;
+use super::tasks::Done;
+use super::{Member, PAUSE};
+use crate::consumer::policy::Counters;
+use crate::consumer::pool::Appetite;
+use crate::failure::Failure;
+use crate::raw::Incoming;
+
+/// How much longer each time an event that this member cannot have at work waits before another
+/// member may have it, and how long at most.
+const HAND_ON: Duration = Duration::from_secs(1);
+const LONGEST_HAND_ON: Duration = Duration::from_secs(30);
+/// From this delivery on an event is run beside the main flow, where its starts are counted: it may be
+/// what its members die of. A stop that gives it back unstarted raises the number too, which harms
+/// nobody.
+const SUSPECT_FROM: u32 = 3;
+/// Events that may wait to be given back; beyond it nothing is fetched.
+const MAX_LATER: usize = 10_000;
+
+/// Where a member of a shared consumer gets its events from.
+pub(in crate::consumer) struct Intake {
+    feed: Box<dyn Feed>,
+    settler: Arc<dyn Settler>,
+    fetched: Vec<Delivery>,
+    /// Queued, at work or being handed over.
+    held: FxHashMap<Token, Leased>,
+    held_bytes: usize,
+    /// For other members, by when they are given back.
+    later: BTreeSet<(Instant, Token)>,
+    /// Decided and not yet told to the engine, and whether it is being told of others.
+    settling: Batch<(Token, Settle)>,
+    is_settling: bool,
+    pub(super) handovers: VecDeque<Handover>,
+    pub(super) is_handing_over: bool,
+    /// Not before then is the engine asked for more, or told what was decided: it failed a moment ago.
+    fetch_from: Instant,
+    settle_from: Instant,
+    renew_at: Instant,
+    is_renewing: bool,
+    ack_wait: Duration,
+    /// Bytes of the largest event that there may be.
+    largest: usize,
+}
+
+struct Leased {
+    event: StoredEvent,
+    delivered_hint: u32,
+}
+
+impl Intake {
+    pub(in crate::consumer) fn new(
+        feed: Box<dyn Feed>,
+        settler: Arc<dyn Settler>,
+        ack_wait: Duration,
+        largest: usize,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            feed,
+            settler,
+            fetched: Vec::new(),
+            held: FxHashMap::default(),
+            held_bytes: 0,
+            later: BTreeSet::new(),
+            settling: Batch::new(),
+            is_settling: false,
+            handovers: VecDeque::new(),
+            is_handing_over: false,
+            fetch_from: now,
+            settle_from: now,
+            renew_at: now + ack_wait / 3,
+            is_renewing: false,
+            ack_wait,
+            largest,
+        }
+    }
+
+    /// Waits for events, as many as there is credit for.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn fetch(&mut self, credit: Credit) -> Result<Fetched> {
+        self.feed.fetch(credit, &mut self.fetched).await
+    }
+
+    fn take(&mut self, token: Token) -> Option<Leased> {
+        let leased = self.held.remove(&token)?;
+        self.held_bytes -= leased.event.body.rough_bytes();
+        Some(leased)
+    }
+
+    pub(super) fn settle(&mut self, token: Token, settle: Settle) {
+        self.take(token);
+        self.settling.push((token, settle));
+    }
+
+    /// Keeps an event that is for others, until it is given back.
+    fn hand_on(&mut self, token: Token, due: Instant) {
+        self.take(token);
+        self.later.insert((due, token));
+    }
+
+    /// The earliest moment at which there is something to do.
+    fn next_due(&self) -> Option<Instant> {
+        let later = self.later.first().map(|(due, _)| *due);
+        let settle = (!self.settling.is_empty() && !self.is_settling).then_some(self.settle_from);
+        let renew = (!self.is_renewing).then_some(self.renew_at);
+        let now = Instant::now();
+        let fetch = (now < self.fetch_from).then_some(self.fetch_from);
+        [later, settle, renew, fetch].into_iter().flatten().min()
+    }
+
+    /// Whether everything that was decided is told.
+    fn is_quiet(&self) -> bool {
+        self.settling.is_empty()
+            && !self.is_settling
+            && self.handovers.is_empty()
+            && !self.is_handing_over
+    }
+}
+
+/// Waits for the next events of the intake; for ever if there is no credit or no intake.
+pub(super) async fn fetch(intake: &mut Option<Intake>, credit: Credit) -> Result<Fetched> {
+    match intake {
+        Some(intake) if credit.items > 0 => intake.fetch(credit).await,
+        _ => std::future::pending().await,
+    }
+}
+
+impl Member {
+    /// How much to fetch: enough to keep the handlers busy while the next batch comes.
+    pub(super) fn credit(&self, now: Instant) -> Credit {
+        let none = Credit { items: 0, bytes: 0 };
+        let Some(intake) = &self.intake else {
+            return none;
+        };
+        let (events, bytes) = self.control.borrow().window();
+        let held = intake.held.len();
+        let room = Credit {
+            items: events.saturating_sub(held),
+            bytes: bytes.saturating_sub(intake.held_bytes),
+        };
+        // Half a window at least, so that a fetch is worth its while. A fetch gives one event even if
+        // that is larger than the credit, so the largest that there may be must fit, or be alone.
+        let is_worth = room.items >= events.div_ceil(2)
+            && (held == 0 || room.bytes >= intake.largest.max(bytes.div_ceil(2)));
+        if self.is_paused()
+            || now < intake.fetch_from
+            || intake.later.len() >= MAX_LATER
+            || self.handovers_are_full()
+        {
+            return none;
+        }
+        match self.runs.appetite() {
+            Appetite::One => Credit {
+                items: room.items.min(1),
+                ..room
+            },
+            Appetite::Any if is_worth => room,
+            Appetite::Any | Appetite::None => none,
+        }
+    }
+
+    /// The engine has answered a fetch.
+    pub(super) fn came(&mut self, fetched: Result<Fetched>, now: Instant) -> Result<()> {
+        let Some(intake) = &mut self.intake else {
+            return Ok(());
+        };
+        match fetched {
+            Err(error) if error.retryable() => {
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %self.place.stream, %error, again_in = ?PAUSE,
+                    "nothing could be fetched"
+                );
+                intake.fetch_from = now + PAUSE;
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(Fetched::Deliveries(_)) => self.delivered(now),
+            Ok(Fetched::Gap(gap)) => {
+                self.missed(gap);
+                Ok(())
+            }
+            Ok(Fetched::Gone) => Err(Error::new(
+                ErrorKind::NoSuchConsumer,
+                format!(
+                    "consumer {} was deleted from stream {}",
+                    self.shared.name, self.place.stream
+                ),
+            )),
+            Ok(Fetched::Closed) => Err(Error::new(
+                ErrorKind::Closed,
+                "the bus was closed under the member",
+            )),
+        }
+    }
+
+    fn delivered(&mut self, now: Instant) -> Result<()> {
+        let Some(intake) = &mut self.intake else {
+            return Ok(());
+        };
+        let mut queue = Vec::with_capacity(intake.fetched.len());
+        for delivery in std::mem::take(&mut intake.fetched) {
+            let Delivery {
+                token,
+                event,
+                delivered_hint,
+            } = delivery;
+            // What comes again although it is still at work here, its lease having ended, is for others:
+            // a handler that blocks its thread would block the next one too.
+            if delivered_hint > 1 && self.runs.runs_leased(token.seq) {
+                intake.later.insert((now + hand_on(delivered_hint), token));
+                continue;
+            }
+            let leased = Leased {
+                event: event.clone(),
+                delivered_hint,
+            };
+            intake.held_bytes += event.body.rough_bytes();
+            intake.held.insert(token, leased);
+            if delivered_hint >= SUSPECT_FROM && handles(&self.shared, &self.place.stream, &event) {
+                let side = Side::handed(SideState::Waiting { delay_ms: 0 });
+                intake.handovers.push_back(Handover { token, event, side });
+                continue;
+            }
+            queue.push((token, event));
+        }
+        self.runs.push_leased(queue.into_iter());
+        Ok(())
+    }
+
+    /// The handler of a delivery is done.
+    pub(super) fn leased_ran(&mut self, token: Token, ran: Ran, now: Instant) {
+        let stopping = *self.stopping.borrow();
+        let Some(intake) = &mut self.intake else {
+            return;
+        };
+        // Its lease is gone or was let go: another member has the event, or will.
+        let Some(leased) = intake.held.get(&token) else {
+            return;
+        };
+        if stopping {
+            match ran {
+                Ran::Cancelled => self.report.cancelled += 1,
+                _ => self.report.finished += 1,
+            }
+        }
+        match ran {
+            Ran::Ok => intake.settle(token, Settle::Ack),
+            Ran::Cancelled => intake.settle(token, Settle::GiveBack),
+            Ran::Failed(_, failure) => {
+                let (event, hint) = (leased.event.clone(), leased.delivered_hint);
+                self.leased_failed(token, event, hint, &failure, now);
+            }
+        }
+    }
+
+    fn leased_failed(
+        &mut self,
+        token: Token,
+        event: StoredEvent,
+        delivered_hint: u32,
+        failure: &Failure,
+        now: Instant,
+    ) {
+        let for_others = failure.is_for_others();
+        let is_stopped = self.control.borrow().stop.is_some();
+        let counters = Counters {
+            // Who hands an event on does not see what others counted; the engine does, roughly.
+            failures: match for_others {
+                true => delivered_hint.saturating_sub(1),
+                false => 0,
+            },
+            starts: 0,
+        };
+        let mut side = Side::handed(SideState::Dying);
+        side.failures = counters.failures;
+        let fault = match self.judge(token.seq, Some(&event), counters, failure) {
+            Ended::Again { delay, counts, .. } if for_others => {
+                let delay = match counts {
+                    true => delay,
+                    // A type that nobody here knows is known to another member, or will be.
+                    false => delay.min(hand_on(delivered_hint)),
+                };
+                if let Some(intake) = &mut self.intake {
+                    intake.hand_on(token, now + delay);
+                }
+                return;
+            }
+            // Nothing was said of it, and whoever has it next may have it at once.
+            Ended::Again { delay, counts, .. } if is_stopped && !counts && delay.is_zero() => {
+                self.report.given_back += 1;
+                if let Some(intake) = &mut self.intake {
+                    intake.settle(token, Settle::GiveBack);
+                }
+                return;
+            }
+            Ended::Again {
+                delay,
+                counts,
+                fault,
+            } => {
+                side.state = SideState::Waiting {
+                    delay_ms: millis(delay),
+                };
+                side.failures += u32::from(counts);
+                fault
+            }
+            Ended::Dead(fault) => {
+                side.failures += 1;
+                fault
+            }
+            Ended::Done | Ended::Cancelled => return,
+        };
+        side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
+        if let Some(intake) = &mut self.intake {
+            intake.handovers.push_back(Handover { token, event, side });
+        }
+    }
+
+    /// Gives back what has not begun: nothing of it may, until the pause is over or for good.
+    pub(super) fn put_back(&mut self) -> usize {
+        let Some(intake) = &mut self.intake else {
+            return 0;
+        };
+        let queued = self.runs.take_leased();
+        for token in &queued {
+            intake.settle(*token, Settle::GiveBack);
+        }
+        queued.len()
+    }
+
+    /// Gives back what was kept for others.
+    pub(super) fn put_back_later(&mut self) -> usize {
+        let Some(intake) = &mut self.intake else {
+            return 0;
+        };
+        let later = std::mem::take(&mut intake.later);
+        let count = later.len();
+        for (_, token) in later {
+            intake.settle(token, Settle::GiveBack);
+        }
+        count
+    }
+
+    /// Tells the engine what was decided, renews what is at work and writes what is handed over.
+    pub(super) fn tend(&mut self, now: Instant) -> Result<()> {
+        let Some(intake) = &mut self.intake else {
+            return Ok(());
+        };
+        while let Some((due, token)) = intake.later.first().copied()
+            && due <= now
+        {
+            intake.later.pop_first();
+            intake.settling.push((token, Settle::GiveBack));
+        }
+        if !intake.settling.is_empty() && !intake.is_settling && intake.settle_from <= now {
+            intake.is_settling = true;
+            let batch = std::mem::take(&mut intake.settling);
+            let settler = Arc::clone(&intake.settler);
+            self.tasks.spawn(async move {
+                let settled = settler.settle(batch.clone(), false).completed().await;
+                Done::Settled(batch, settled)
+            });
+        }
+        if !intake.is_renewing && intake.renew_at <= now {
+            self.renew(now);
+        }
+        self.hand_over(now)
+    }
+
+    /// Renews the lease on everything that this member holds.
+    fn renew(&mut self, now: Instant) {
+        let Some(intake) = &mut self.intake else {
+            return;
+        };
+        intake.renew_at = now + intake.ack_wait / 3;
+        let mut held: Batch<(Token, Settle)> = Batch::new();
+        let mut extend = |token| held.push((token, Settle::Extend));
+        // What is stuck is let go, so not everything that is held is renewed.
+        self.runs.each_leased(&mut extend);
+        intake.later.iter().for_each(|(_, token)| extend(*token));
+        intake.handovers.iter().for_each(|one| extend(one.token));
+        if held.is_empty() {
+            return;
+        }
+        intake.is_renewing = true;
+        let settler = Arc::clone(&intake.settler);
+        self.tasks.spawn(async move {
+            let renewed = settler.settle(held.clone(), false).completed().await;
+            Done::Renewed(held, renewed)
+        });
+    }
+
+    /// What the engine said to what was decided. What could not be told is kept, unless there is no
+    /// hope: an engine that is away for a while must not cost a member what its handlers did.
+    pub(super) fn settled(
+        &mut self,
+        batch: Batch<(Token, Settle)>,
+        settled: Result<Vec<Result<()>>>,
+        now: Instant,
+    ) -> Result<()> {
+        let Some(intake) = &mut self.intake else {
+            return Ok(());
+        };
+        intake.is_settling = false;
+        match settled {
+            Err(error) if error.retryable() => {
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %self.place.stream, %error, again_in = ?PAUSE,
+                    "what was decided could not be settled"
+                );
+                let since = std::mem::replace(&mut intake.settling, batch);
+                intake.settling.extend(since);
+                intake.settle_from = now + PAUSE;
+            }
+            Err(error) => return Err(error),
+            Ok(settled) => {
+                for error in settled.into_iter().filter_map(Result::err) {
+                    tracing::warn!(
+                        consumer = %self.shared.name, stream = %self.place.stream, %error, "settled too late"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the turns whose leases have ended: their events are somebody else's, who must not find
+    /// this member at work on them, nor be told of its failures.
+    pub(super) fn renewed(
+        &mut self,
+        batch: &Batch<(Token, Settle)>,
+        renewed: Result<Vec<Result<()>>>,
+    ) {
+        let Some(intake) = &mut self.intake else {
+            return;
+        };
+        intake.is_renewing = false;
+        let renewed = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %self.place.stream, %error, "leases were not renewed"
+                );
+                return;
+            }
+        };
+        let is_stale = |renewed: &Result<()>| matches!(renewed, Err(error) if error.kind() == ErrorKind::StaleLease);
+        let lost: Vec<Token> = batch
+            .iter()
+            .zip(renewed)
+            .filter(|(_, renewed)| is_stale(renewed))
+            .map(|((token, _), _)| *token)
+            // What was settled while it was asked for is nobody's loss.
+            .filter(|token| {
+                intake.held.contains_key(token) || intake.later.iter().any(|(_, one)| one == token)
+            })
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            consumer = %self.shared.name, stream = %self.place.stream, events = lost.len(),
+            "leases have ended, so other members get their events; what runs of them is cancelled"
+        );
+        for token in &lost {
+            intake.take(*token);
+        }
+        intake.later.retain(|(_, token)| !lost.contains(token));
+        self.runs.lose_leased(|token| lost.contains(&token));
+    }
+
+    /// Whether all that came under leases is settled.
+    pub(super) fn intake_is_quiet(&self) -> bool {
+        self.intake.as_ref().is_none_or(Intake::is_quiet)
+    }
+
+    pub(super) fn intake_due(&self) -> Option<Instant> {
+        self.intake.as_ref().and_then(Intake::next_due)
+    }
+}
+
+/// How long an event that is for other members is kept: a little at first.
+fn hand_on(delivered_hint: u32) -> Duration {
+    HAND_ON.saturating_mul(delivered_hint).min(LONGEST_HAND_ON)
+}
+
+/// Whether this member has a handler for an event; also for one that is none, whose turn finds out.
+fn handles(
+    shared: &crate::consumer::Shared,
+    stream: &trunkline_core::Name,
+    event: &StoredEvent,
+) -> bool {
+    let decoding = &shared.bus.inner.settings.decoding;
+    let incoming = Incoming::stored(decoding, stream, event.clone());
+    incoming.map_or(true, |incoming| shared.handler_of(&incoming).is_some())
+}
