@@ -34,7 +34,7 @@ use handovers::Handovers;
 pub(in crate::consumer) use intake::Intake;
 use ownership::Hold;
 use runs::{RunId, Runs};
-use tasks::Done;
+use tasks::{Done, is_about_ownership};
 
 /// Partitions of a consumer.
 const PARTITIONS: u16 = 16;
@@ -213,12 +213,16 @@ impl Member {
     /// Works until it is told to stop.
     async fn work(&mut self) -> Result<()> {
         let mut look = Instant::now();
+        // Who should own what changes seldom, and is looked at only when it may have.
+        let mut looks = true;
         loop {
             let now = Instant::now();
             self.see(now)?;
-            if look <= now {
+            if look <= now || looks {
                 look = now + LOOK_EVERY;
+                self.own(now)?;
             }
+            looks = false;
             self.step(now)?;
             let due = self.next_due().into_iter().chain([look]).min();
             let reads = self.wants_events();
@@ -235,13 +239,17 @@ impl Member {
                     self.runs.adjust();
                 }
                 () = self.runs.changed() => {}
-                Some(done) = self.tasks.join_next() => self.done(done, Instant::now())?,
+                Some(done) = self.tasks.join_next() => {
+                    looks |= is_about_ownership(&done);
+                    self.done(done, Instant::now())?;
+                }
                 changed = self.membership.view.changed() => {
+                    looks = true;
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
                 }
                 asked = next_request(&mut self.requests) => self.asked(asked),
                 heard = handovers::next(&mut self.handovers) => self.heard(heard),
-                () = sleep_until(lapse) => {}
+                () = sleep_until(lapse) => looks = true,
                 () = sleep_until(due) => {}
                 fetched = intake::fetch(&mut self.intake, credit) => {
                     self.came(fetched, Instant::now())?;
@@ -255,6 +263,7 @@ impl Member {
                 self.ran(ran, now)?;
             }
             while let Some(done) = self.tasks.try_join_next() {
+                looks |= is_about_ownership(&done);
                 self.done(done, now)?;
             }
         }
@@ -278,7 +287,6 @@ impl Member {
 
     /// Everything that can be done without waiting.
     fn step(&mut self, now: Instant) -> Result<()> {
-        self.own(now)?;
         for partition in self.partitions.values_mut() {
             partition.wake(now);
         }

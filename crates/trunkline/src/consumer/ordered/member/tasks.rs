@@ -39,6 +39,14 @@ pub(super) enum Done {
     TakenOn(u16, Rev, Result<Taken>),
 }
 
+/// Whether it may change who should own what.
+pub(super) fn is_about_ownership(done: &Result<Done, JoinError>) -> bool {
+    matches!(
+        done,
+        Ok(Done::Claim(..) | Done::Release(..) | Done::Sweep(..) | Done::Write(..))
+    )
+}
+
 impl Member {
     /// A handler is done.
     pub(super) fn ran(&mut self, (which, ran): (Which, Ran), now: Instant) -> Result<()> {
