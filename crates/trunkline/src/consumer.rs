@@ -21,6 +21,7 @@ mod member;
 mod operate;
 mod ordered;
 pub(crate) mod outputs;
+pub(crate) mod partitions;
 mod policy;
 mod pool;
 mod receiver;
@@ -56,7 +57,7 @@ pub use handle::{ConsumerHandle, StopReport};
 use handle::{Control, check_window, supervise};
 pub use idempotent::Idempotency;
 pub(crate) use idempotent::idempotency_key;
-pub use operate::{Beside, ConsumerStatus, MemberStatus};
+pub use operate::{Beside, ConsumerStatus, Divided, MemberStatus};
 pub use policy::{Breaker, Counters, Policy, Verdict};
 pub use pool::{BreakerState, Health, Stuck};
 pub use receiver::{Receiver, Work};
@@ -91,6 +92,7 @@ pub struct Consumer {
     concurrency: usize,
     window_events: Option<usize>,
     window_bytes: usize,
+    partitions: Option<u16>,
     policy: Policy,
     ack_wait: Duration,
     sharing: Sharing,
@@ -122,6 +124,7 @@ impl Consumer {
             concurrency: 1,
             window_events: None,
             window_bytes: 0,
+            partitions: None,
             policy: Policy::default(),
             ack_wait: Duration::ZERO,
             sharing: Sharing::ByType,
@@ -140,6 +143,7 @@ impl Consumer {
         self.concurrency = said.concurrency.unwrap_or(self.concurrency);
         self.window_events = said.window_events.unwrap_or(self.window_events);
         self.window_bytes = said.window_bytes.unwrap_or(self.window_bytes);
+        self.partitions = said.partitions.or(self.partitions);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
         self.idempotency = said.idempotency.unwrap_or(self.idempotency);
         self.policy.change(said);
@@ -420,7 +424,15 @@ impl Consumer {
         for (stream, Wanted { filters, ordered }) in wanted {
             if ordered {
                 let (shared, control) = (Arc::clone(&shared), control.subscribe());
-                let member = Ordered::join(shared, stream, &filters, self.from, control).await?;
+                let member = Ordered::join(
+                    shared,
+                    stream,
+                    &filters,
+                    self.from,
+                    self.partitions,
+                    control,
+                )
+                .await?;
                 vitals.push(member.vitals());
                 parts.spawn(member.run());
                 continue;
@@ -493,6 +505,7 @@ impl Consumer {
             Idempotency::For(ttl) => idempotent::check(ttl, &self.policy),
         };
         check_window(self.window_events, self.window_bytes)
+            .and(self.partitions.map_or(Ok(()), partitions::check))
             .and_then(|()| self.policy.check())
             .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))

@@ -21,6 +21,7 @@ mod assign;
 mod body;
 mod claim;
 mod cursor;
+pub(super) mod earlier;
 mod member;
 mod membership;
 mod partition;

@@ -49,6 +49,7 @@ impl Bus {
             filters: spec.filters,
             paused: Vec::new(),
             members: Vec::new(),
+            partitions: 0,
             unowned: 0,
             floor: backlog.floor,
             pending_at_most,
