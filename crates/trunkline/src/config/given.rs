@@ -181,15 +181,15 @@ impl Raw {
 
     /// Into how many partitions a consumer is divided.
     pub(super) fn partitions(&self) -> Read<u16> {
-        let most = u64::from(partitions::MOST);
-        let number: u16 = self.count(1..=most)?;
-        match partitions::check(number) {
-            Ok(()) => Ok(number),
-            Err(_) => Err(Fault::new(
-                format!("{number} is no power of two"),
+        let number: u64 = self.count(0..=u64::MAX)?;
+        let fits = u16::try_from(number).ok();
+        let fits = fits.filter(|number| partitions::check(*number).is_ok());
+        fits.ok_or_else(|| {
+            Fault::new(
+                format!("{number} is no power of two up to {}", partitions::MOST),
                 format!("write {}", partitions::ALLOWED),
-            )),
-        }
+            )
+        })
     }
 
     pub(super) fn count_or<N: TryFrom<u64>>(

@@ -259,7 +259,7 @@ impl Bus {
         for (at, _) in self.of_name(name).await? {
             let key = Keys::new(&at.consumer, &at.stream).definition()?;
             let rev = store
-                .update(&key, |entry| {
+                .update_surely(&key, |entry| {
                     let entry = entry.ok_or_else(|| {
                         Error::new(
                             ErrorKind::NoSuchConsumer,

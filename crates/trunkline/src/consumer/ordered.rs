@@ -10,6 +10,7 @@
 //!   membership   heartbeat, lease, who is there         (a task)
 //!   assign       who should own what                    (pure)
 //!   claim        taking a partition over
+//!   earlier      what was settled before the consumer was divided as it is   (pure)
 //!   partition    turns, failures, what to write         (pure)
 //!   member       ties them to the reader and the handlers
 //! ```

@@ -6,7 +6,6 @@
 //! [`Earlier`](super::super::ordered::earlier::Earlier).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
@@ -20,12 +19,10 @@ use super::super::ordered::record::{
 };
 use super::super::ordered::store::{Known, Store};
 use super::super::partitions;
+use super::super::retry::LONGEST_DELAY;
 use super::{Control, LOOK_EVERY};
 use crate::bus::Bus;
 
-/// How long handlers may go on before their partitions are taken from them. One that takes longer is
-/// beside the main flow by then.
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
 /// How often others may get in between.
 const TRIES: usize = 10;
 
@@ -44,9 +41,10 @@ pub struct Divided {
 impl Bus {
     /// Divides the keys of a consumer into another number of partitions: a power of two from 1 to 256.
     ///
-    /// Members may run meanwhile. They finish what they run, 10 s at most, and begin again with the
-    /// new partitions; nothing that is done is run again, and every key stays in order. What runs for
-    /// longer is cancelled and runs again. A consumer that is paused stays so.
+    /// Members may run meanwhile. They start nothing more, finish what they run and begin again with
+    /// the new partitions; nothing that is done is run again, and every key stays in order. What still
+    /// runs after this bus's drain deadline is cancelled and runs again. A consumer that is paused
+    /// stays so.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] for another number, [`ErrorKind::NoSuchConsumer`],
@@ -161,12 +159,13 @@ impl Bus {
             }
             definition.encode().map(Some)
         };
-        Ok(self.store().update(&key, change).await?.unwrap_or(0))
+        let rev = self.store().update_surely(&key, change).await?;
+        Ok(rev.unwrap_or(0))
     }
 
     /// Waits until no member that lives owns anything, or until that takes too long.
     async fn quiet(&self, at: &ConsumerRef, rev: Rev) -> Result<Control> {
-        let end = Instant::now() + QUIET_WITHIN;
+        let end = Instant::now() + self.inner.settings.drain_deadline.min(LONGEST_DELAY);
         // The last heartbeat of each member, and when it was first seen.
         let mut heard: BTreeMap<SmolStr, (Rev, Instant)> = BTreeMap::new();
         loop {
