@@ -117,10 +117,20 @@ pub(in crate::contract) async fn c13_dividing_is_done_once_and_refused_where_it_
     assert_eq!((divided[0].from, divided[0].to), (8, 8));
     // Two operators at once: one of them divides it, or each does, one after another.
     let other = trial.bus().await;
-    let (one, two) = tokio::join!(
-        bus.divide_consumer(&name, 2),
-        other.divide_consumer(&name, 64)
-    );
+    let both = async {
+        tokio::join!(
+            bus.divide_consumer(&name, 2),
+            other.divide_consumer(&name, 64)
+        )
+    };
+    // No handler runs, so that nobody has to be waited for.
+    let at_once = Duration::from_secs(15);
+    let Ok((one, two)) = tokio::time::timeout(at_once, both).await else {
+        panic!(
+            "not divided within {at_once:?}: {:?}",
+            status(&bus, &name).await
+        );
+    };
     let (one, two) = (one.unwrap(), two.unwrap());
     let status = status(&bus, &name).await;
     assert!([2, 64].contains(&status.partitions), "{one:?} {two:?}");

@@ -114,7 +114,10 @@ impl Bus {
         }
         for _ in 0..TRIES {
             let rev = self.hold(at, true).await?;
-            let control = self.quiet(at, rev).await?;
+            // Somebody else divided it, or let it go on.
+            let Some(control) = self.quiet(at, rev).await? else {
+                continue;
+            };
             let (now, _) = &control.definition;
             if now.generation != first.generation {
                 return Err(Error::new(
@@ -163,8 +166,9 @@ impl Bus {
         Ok(rev.unwrap_or(0))
     }
 
-    /// Waits until no member that lives owns anything, or until that takes too long.
-    async fn quiet(&self, at: &ConsumerRef, rev: Rev) -> Result<Control> {
+    /// Waits until no member that lives owns anything, or until that takes too long; none if they
+    /// need not give up anything any more.
+    async fn quiet(&self, at: &ConsumerRef, rev: Rev) -> Result<Option<Control>> {
         let end = Instant::now() + self.inner.settings.drain_deadline.min(LONGEST_DELAY);
         // The last heartbeat of each member, and when it was first seen.
         let mut heard: BTreeMap<SmolStr, (Rev, Instant)> = BTreeMap::new();
@@ -172,6 +176,10 @@ impl Bus {
             let known = self.known_consumers().await?;
             let found = known.into_iter().find(|(known, _)| known == at);
             let (_, control) = found.ok_or_else(|| deleted(at))?;
+            let (definition, now_rev) = &control.definition;
+            if *now_rev > rev && !definition.is_being_divided() {
+                return Ok(None);
+            }
             let now = Instant::now();
             for (id, _, rev, _) in &control.members {
                 let last = heard.entry(id.clone()).or_insert((*rev, now));
@@ -179,7 +187,7 @@ impl Bus {
                     *last = (*rev, now);
                 }
             }
-            let layout = control.definition.0.layout();
+            let layout = definition.layout();
             let waits = control.members.iter().any(|(id, heartbeat, ..)| {
                 let lives = heard
                     .get(id)
@@ -195,7 +203,7 @@ impl Bus {
                 lives && (heartbeat.definition < rev || control.owners.iter().any(owns))
             });
             if !waits || now >= end {
-                return Ok(control);
+                return Ok(Some(control));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
