@@ -2,6 +2,7 @@
 //! do about it.
 
 mod change;
+mod divide;
 mod shown;
 mod standing;
 mod why;
@@ -33,6 +34,8 @@ pub(crate) enum Consumers {
     Resume(change::Resume),
     /// Let a consumer handle everything from a position on again.
     Reset(change::Reset),
+    /// Divide the keys of a consumer into another number of partitions; members may run meanwhile.
+    Divide(divide::Divide),
     /// Delete a consumer with its progress.
     Delete(change::Delete),
 }
@@ -60,6 +63,7 @@ pub(crate) async fn run(bus: &Bus, command: &Consumers, console: &mut Console) -
         Consumers::Pause(options) => return change::pause(bus, options, console).await,
         Consumers::Resume(options) => return change::resume(bus, options, console).await,
         Consumers::Reset(options) => return change::reset(bus, options, console).await,
+        Consumers::Divide(options) => return divide::divide(bus, options, console).await,
         Consumers::Delete(options) => return change::delete(bus, options, console).await,
     }
     Ok(Exit::Done)

@@ -324,12 +324,16 @@ contract! { ($)
         "Keyed events are handled in key order, once each, while members come and go";
     c10_a_failing_key_waits_in_order_and_holds_up_no_other in consume, Virtual, always: "C10"
         "A failing key waits in order under its retries and holds up no other key";
+    c10_another_number_of_partitions_loses_and_repeats_nothing in consume, Virtual, always: "C10"
+        "A consumer is divided into other partitions under load: nothing is lost, nothing is repeated, and order is kept";
     c10_order_without_a_key_is_refused in consume, Virtual, always: "C10"
         "A consumer that asks for key order on a type without a key does not start";
     c13_a_pause_holds_over_a_restart_until_its_last_reason_is_gone in consume, Virtual, always: "C13"
         "A pause is confirmed by every live member, survives a restart, and ends with its last reason";
     c13_a_reset_and_a_deletion_are_noticed_by_members_that_run in consume, Virtual, always: "C13"
         "Members that run follow a reset, and end loudly when their consumer is deleted";
+    c13_dividing_is_done_once_and_refused_where_it_means_nothing in consume, Virtual, always: "C13"
+        "Dividing a consumer leaves pauses alone, survives two operators at once, and is refused where it means nothing";
     c11_a_duplicate_of_a_done_event_is_acknowledged_unseen in consume, Virtual, always: "C11"
         "A duplicate of an event that was done is acknowledged unseen, whichever member gets it";
     c11_duplicates_at_once_run_once in consume, Virtual, always: "C11"

@@ -48,5 +48,5 @@ pub use journal::{Ended, Journal, Run};
 pub use members::Sharing;
 pub use scenario::Scenario;
 pub use script::Script;
-pub use trial::{Summary, seeds, try_seeds};
+pub use trial::{Summary, seeds, try_scenarios, try_seeds};
 pub use world::{HostId, World};

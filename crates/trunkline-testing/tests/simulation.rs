@@ -8,7 +8,7 @@
 )]
 
 use trunkline_testing::sim::{
-    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_seeds,
+    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_scenarios, try_seeds,
 };
 
 fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
@@ -56,6 +56,33 @@ fn c2_an_ordered_consumer_repeats_nothing_when_members_come_and_go() {
 #[test]
 fn c2_an_ordered_consumer_repeats_after_kills_what_was_not_committed_and_nothing_else() {
     check(200, Sharing::Ordered, &Faults::crashes());
+}
+
+/// An operator divides the consumer into any number of partitions, up to six times.
+fn check_divided(otherwise: u64, faults: &Faults) -> Summary {
+    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
+        divisions: 1 + usize::try_from(seed % 6).unwrap_or(0),
+        ..Scenario::from_seed(seed, Sharing::Ordered, faults.clone())
+    });
+    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
+    println!("divided: {summary}");
+    summary
+}
+
+#[test]
+fn c10_a_consumer_that_is_divided_keeps_every_key_in_order_whatever_befalls_it() {
+    check_divided(300, &Faults::all());
+}
+
+#[test]
+fn c2_a_consumer_that_is_divided_repeats_nothing_when_members_come_and_go() {
+    let summary = check_divided(200, &Faults::deployments());
+    assert_eq!(summary.repeats, Repeats::default());
+}
+
+#[test]
+fn c2_a_consumer_that_is_divided_repeats_after_kills_what_was_not_committed_and_nothing_else() {
+    check_divided(150, &Faults::crashes());
 }
 
 /// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must

@@ -10,6 +10,7 @@ mod idempotent;
 mod operate;
 mod ordered;
 pub(crate) mod outputs;
+pub(crate) mod partitions;
 mod policy;
 mod pool;
 mod receiver;
@@ -44,7 +45,7 @@ pub use handle::{ConsumerHandle, StopReport};
 use handle::{Control, check_window, supervise};
 pub use idempotent::Idempotency;
 pub(crate) use idempotent::idempotency_key;
-pub use operate::{Beside, ConsumerStatus, MemberStatus};
+pub use operate::{Beside, ConsumerStatus, Divided, MemberStatus};
 pub use policy::{Breaker, Counters, Policy, Verdict};
 pub use pool::{BreakerState, Health, Stuck};
 pub use receiver::{Receiver, Work};
@@ -79,6 +80,7 @@ pub struct Consumer {
     concurrency: usize,
     window_events: Option<usize>,
     window_bytes: usize,
+    partitions: Option<u16>,
     policy: Policy,
     ack_wait: Duration,
     sharing: Sharing,
@@ -110,6 +112,7 @@ impl Consumer {
             concurrency: 1,
             window_events: None,
             window_bytes: 0,
+            partitions: None,
             policy: Policy::default(),
             ack_wait: Duration::ZERO,
             sharing: Sharing::ByType,
@@ -128,6 +131,7 @@ impl Consumer {
         self.concurrency = said.concurrency.unwrap_or(self.concurrency);
         self.window_events = said.window_events.unwrap_or(self.window_events);
         self.window_bytes = said.window_bytes.unwrap_or(self.window_bytes);
+        self.partitions = said.partitions.or(self.partitions);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
         self.idempotency = said.idempotency.unwrap_or(self.idempotency);
         self.policy.change(said);
@@ -404,8 +408,9 @@ impl Consumer {
                 false => Some(self.open(&name, &stream, &filters).await?),
             };
             let (shared, control) = (Arc::clone(&shared), control.subscribe());
+            let (from, partitions) = (self.from, self.partitions);
             let member =
-                Ordered::join(shared, stream, &filters, self.from, control, intake).await?;
+                Ordered::join(shared, stream, &filters, from, partitions, control, intake).await?;
             vitals.push(member.vitals());
             parts.spawn(member.run());
         }
@@ -464,6 +469,7 @@ impl Consumer {
             Idempotency::For(ttl) => idempotent::check(ttl, &self.policy),
         };
         check_window(self.window_events, self.window_bytes)
+            .and(self.partitions.map_or(Ok(()), partitions::check))
             .and_then(|()| self.policy.check())
             .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))

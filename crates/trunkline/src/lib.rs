@@ -69,8 +69,8 @@ pub use bus::Bus;
 pub use config::Config;
 pub use connect::{Connect, Nats, TopologyMode};
 pub use consumer::{
-    Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, Idempotency, MemberStatus, Policy,
-    Retry,
+    Beside, Breaker, Consumer, ConsumerHandle, ConsumerStatus, Divided, Idempotency, MemberStatus,
+    Policy, Retry,
 };
 pub use dead_letter::DeadLetters;
 pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, Template, Token};

@@ -319,6 +319,7 @@ async fn policies_that_cannot_work_are_refused_with_their_numbers() {
         ),
         (jobs().window_events(0), "a window of 0 events"),
         (jobs().window_bytes(0), "a window of 0 bytes"),
+        (jobs().partitions(12), "12 partitions; use 1, 2, 4, 8"),
     ] {
         let error = consumer.start().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);

@@ -137,6 +137,7 @@ fn facts(one: &Standing) -> Facts {
             _ => Style::Bad,
         };
         facts.styled("dead letters", dead, grouped(status.dead));
+        facts.add("partitions", status.partitions.to_string());
         match status.unowned {
             0 => facts.add("unowned", "0 partitions"),
             unowned => facts.styled("unowned", Style::Warning, format!("{unowned} partitions")),

@@ -243,6 +243,7 @@ impl Standing {
             "state": self.state().name().replace(' ', "_"),
             "paused": status.paused,
             "members": status.members.iter().map(member).collect::<Vec<_>>(),
+            "partitions": status.ordered.then_some(status.partitions),
             "unowned": status.unowned,
             "lag": self.lag(),
             "lag_at_most": self.lag_is_at_most(),

@@ -191,6 +191,44 @@ fn a_consumer_is_reset_while_it_runs() {
 }
 
 #[test]
+fn a_consumer_is_divided_while_it_runs() {
+    let up = Up::start(&[]);
+    let worker = worker(&up, "echo handled $TRUNKLINE_SEQ");
+    order(&up, "a");
+    worker.out.until("handled 1");
+    let divide =
+        |number: &'static str| up.run(&["consumers", "divide", "work", "--partitions", number]);
+    divide("12")
+        .with(1)
+        .says(&["12 partitions", "use 1, 2, 4, 8, 16, 32, 64, 128 or 256"]);
+    assert_eq!(
+        divide("32").with(0).stdout,
+        "divided consumer work of stream EVENTS into 32 partitions; it had 16\n"
+    );
+    assert_eq!(
+        divide("32").with(0).stdout,
+        "consumer work of stream EVENTS has 32 partitions already\n"
+    );
+    order(&up, "a");
+    worker.out.until("handled 2");
+    let shown = until(&up, |shown| shown["lag"] == 0 && shown["unowned"] == 0);
+    assert_eq!(
+        (&shown["partitions"], &shown["handled"], &shown["paused"]),
+        (&json!(32), &json!(2), &json!([]))
+    );
+    let divided = up
+        .run(&["consumers", "divide", "work", "--partitions", "4", "--json"])
+        .with(0)
+        .json();
+    assert_eq!(
+        divided,
+        json!([{"name": "work", "stream": "EVENTS", "from": 32, "to": 4}])
+    );
+    worker.signal("TERM");
+    worker.ended().with(0);
+}
+
+#[test]
 fn what_whoever_is_free_handles_is_shown_and_cannot_be_paused() {
     let up = Up::start(&[]);
     let usual = [

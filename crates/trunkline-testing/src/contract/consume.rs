@@ -1,6 +1,7 @@
 //! Durable consumers: C1 to C12, as far as they do not need a second process.
 
 mod beside;
+mod divide;
 mod failure;
 mod idempotent;
 mod lease;
@@ -16,6 +17,7 @@ use trunkline::{Attempt, Bus, State};
 use crate::fixture::Noted;
 
 pub(super) use beside::*;
+pub(super) use divide::*;
 pub(super) use failure::*;
 pub(super) use idempotent::*;
 pub(super) use lease::*;

@@ -491,11 +491,9 @@ fn concerns(line: &Line, about: &Violation) -> bool {
     };
     let slot = trunkline::core::key::slot(key);
     // The records of the key's partition, and those of its slot.
-    let records = [
-        format!(".P16.{:03}", slot % 16),
-        format!(".s.{slot:03}."),
-        format!(".s.{slot}."),
-    ];
+    let mut records = vec![format!(".s.{slot:03}."), format!(".s.{slot}.")];
+    let numbers = (0..=8).map(|power| 1_u16 << power);
+    records.extend(numbers.map(|of| format!(".P{of}.{:03}", u16::from(slot) % of)));
     GENERAL.iter().any(|general| text.starts_with(general))
         || text.contains(key)
         || records.iter().any(|record| text.contains(record))

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use trunkline::core::engine::Boxed;
-use trunkline::{Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Result, Retry};
+use trunkline::{
+    Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Name, Result, Retry,
+};
 
 use super::host::{Once, Process};
 use super::journal::{Ended, Journal, Run};
@@ -49,6 +51,8 @@ pub(crate) struct Common {
     pub(crate) concurrency: usize,
     pub(crate) retry: Retry,
     pub(crate) ack_wait: Duration,
+    /// When an operator divides the consumer, and into how many partitions.
+    pub(crate) divisions: Vec<(Duration, u16)>,
 }
 
 impl Common {
@@ -175,6 +179,34 @@ async fn handle(
 /// The ownership under which a handler runs, if its consumer has that.
 fn epoch(cx: &Context) -> Option<(u64, u64)> {
     cx.epoch().map(|epoch| (epoch.generation, epoch.revision))
+}
+
+/// Divides the consumer again and again. One that is killed leaves it paused, and the next one mends
+/// that; what was to be done meanwhile is not made up for.
+pub(crate) fn operator(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
+    Box::pin(async move {
+        let name = Name::new(CONSUMER).expect("a name");
+        let bus = loop {
+            match connect(&process).await {
+                Ok(bus) => break bus,
+                Err(_) => sleep(Duration::from_millis(300)).await,
+            }
+        };
+        for (at, partitions) in &common.divisions {
+            if *at < process.now() {
+                continue;
+            }
+            sleep(at.saturating_sub(process.now())).await;
+            let divided = bus.divide_consumer(&name, *partitions).await;
+            process.port.note(33, || {
+                format!("everything is divided into {partitions}: {divided:?}")
+            });
+        }
+        while bus.resume_consumer(&name, None).await.is_err() {
+            sleep(Duration::from_millis(500)).await;
+        }
+        process.told_to_stop().await;
+    })
 }
 
 /// Publishes the plan, each key's events in order, again and again until each is stored.

@@ -13,7 +13,7 @@ use super::faults::Faults;
 use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
-use super::members::{CONSUMER, Common, Planned, Sharing, member, publisher};
+use super::members::{CONSUMER, Common, Planned, Sharing, member, operator, publisher};
 use super::script::Script;
 use super::world::{HostId, World};
 
@@ -47,6 +47,8 @@ pub struct Scenario {
     pub concurrency: usize,
     /// For how long things go wrong.
     pub troubled: Duration,
+    /// How often an operator divides the consumer into another number of partitions meanwhile.
+    pub divisions: usize,
 }
 
 impl Scenario {
@@ -65,6 +67,7 @@ impl Scenario {
             attempts: u32::try_from(pick(1, 5)).unwrap_or(1),
             concurrency: pick(1, 16),
             troubled: Duration::from_millis(dice.pick(5_000..=20_000)),
+            divisions: 0,
         }
     }
 
@@ -96,6 +99,14 @@ impl Scenario {
             })
         };
         world.start(source);
+        let operator = (self.divisions > 0).then(|| {
+            let common = Arc::clone(&common);
+            let id = world.host("operator", move |process| {
+                operator(process, Arc::clone(&common))
+            });
+            world.start(id);
+            id
+        });
         // One at once; the others join along the way.
         for (index, id) in members.iter().copied().enumerate() {
             let joins = match index {
@@ -104,11 +115,12 @@ impl Scenario {
             };
             world.after(joins, move |world| world.start(id));
         }
-        self.trouble(&mut world, &members, source);
+        let others: Vec<HostId> = [source].into_iter().chain(operator).collect();
+        self.trouble(&mut world, &members, &others);
         world.run_for(self.troubled);
         world.heal();
-        for id in &members {
-            world.start(*id);
+        for id in members.iter().copied().chain(operator) {
+            world.start(id);
         }
         let mut came_to_rest = self.rest(&mut world, &common);
         if came_to_rest {
@@ -120,7 +132,7 @@ impl Scenario {
         }
         // What comes again although it is done comes by then.
         world.run_for(Duration::from_secs(3));
-        for id in members.iter().chain([&source]) {
+        for id in members.iter().chain(&others) {
             world.stop(*id);
         }
         let mut stopping = 0;
@@ -174,6 +186,15 @@ impl Scenario {
             })
             .collect();
         let pause = hub.between(Duration::from_millis(50), Duration::from_millis(1_500));
+        let mut divisions: Vec<_> = (0..self.divisions)
+            .map(|_| {
+                (
+                    hub.between(Duration::ZERO, self.troubled),
+                    1 << hub.pick(0..=8),
+                )
+            })
+            .collect();
+        divisions.sort_unstable();
         Common {
             journal: Arc::new(Journal::default()),
             unpublished: AtomicUsize::new(plan.len()),
@@ -184,11 +205,12 @@ impl Scenario {
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
+            divisions,
         }
     }
 
     /// Decides what happens to whom and when, as long as things go wrong.
-    fn trouble(&self, world: &mut World, members: &[HostId], source: HostId) {
+    fn trouble(&self, world: &mut World, members: &[HostId], others: &[HostId]) {
         let faults = &self.faults;
         let any = |hub: &Hub, hosts: &[HostId]| hosts[hub.pick(0..hosts.len() as u64) as usize];
         let times = |world: &World, rate: f64| {
@@ -209,6 +231,12 @@ impl Scenario {
             let id = any(world.hub(), members);
             world.after(at, move |world| world.kill(id));
         }
+        // Whoever divides the consumer may be gone at any step of it.
+        if let [_, operator] = *others {
+            for at in times(world, faults.kills) {
+                world.after(at, move |world| world.kill(operator));
+            }
+        }
         for at in times(world, faults.freezes * rate) {
             let (id, time) = (any(world.hub(), members), millis(world, 1_000, 10_000));
             world.after(at, move |world| {
@@ -223,7 +251,7 @@ impl Scenario {
                 world.after(time, move |world| world.start(id));
             });
         }
-        let everybody: Vec<HostId> = members.iter().copied().chain([source]).collect();
+        let everybody: Vec<HostId> = members.iter().chain(others).copied().collect();
         for at in times(world, faults.cuts * everybody.len() as f64) {
             let (id, time) = (any(world.hub(), &everybody), millis(world, 50, 8_000));
             world.after(at, move |world| {

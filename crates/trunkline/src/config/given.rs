@@ -11,6 +11,7 @@ use trunkline_core::engine::Position;
 use super::problem::{Fault, quoted};
 use super::units;
 use super::url::Url;
+use crate::consumer::partitions;
 
 /// What a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +177,19 @@ impl Raw {
             .map_err(|_| self.no(Kind::Count))?;
         let fits = N::try_from(number).ok().filter(|_| range.contains(&number));
         fits.ok_or_else(|| outside(&number, &spaced(*range.start()), &spaced(*range.end())))
+    }
+
+    /// Into how many partitions a consumer is divided.
+    pub(super) fn partitions(&self) -> Read<u16> {
+        let number: u64 = self.count(0..=u64::MAX)?;
+        let fits = u16::try_from(number).ok();
+        let fits = fits.filter(|number| partitions::check(*number).is_ok());
+        fits.ok_or_else(|| {
+            Fault::new(
+                format!("{number} is no power of two up to {}", partitions::MOST),
+                format!("write {}", partitions::ALLOWED),
+            )
+        })
     }
 
     pub(super) fn count_or<N: TryFrom<u64>>(

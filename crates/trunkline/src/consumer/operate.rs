@@ -1,6 +1,7 @@
 //! What operators see of consumers, and what they can do to them.
 
 mod by_engine;
+mod divide;
 mod reset;
 mod status;
 
@@ -21,6 +22,7 @@ use super::ordered::record::{
 use super::ordered::store::Store;
 use crate::bus::Bus;
 
+pub use divide::Divided;
 pub use reset::Beside;
 pub use status::{ConsumerStatus, MemberStatus};
 
@@ -135,12 +137,16 @@ impl Bus {
         if let Some((_, control)) = control {
             // With its definition go its owners, so that nobody can write for it any more.
             let mut gone = vec![keys.definition()?];
+            // Those of earlier layouts are closed, and may be more than one commit can take.
+            let layout = control.definition.0.layout();
             for (generation, partitions, partition) in control.owners.into_keys() {
-                let layout = Layout {
+                let of = Layout {
                     generation,
                     partitions,
                 };
-                gone.push(keys.owner(layout, partition)?);
+                if of == layout {
+                    gone.push(keys.owner(layout, partition)?);
+                }
             }
             let ops = gone.into_iter().map(delete).collect();
             store.commit(Store::commit_id(), Vec::new(), ops).await?;
@@ -253,7 +259,7 @@ impl Bus {
         for (at, _) in self.of_name(name).await? {
             let key = Keys::new(&at.consumer, &at.stream).definition()?;
             let rev = store
-                .update(&key, |entry| {
+                .update_surely(&key, |entry| {
                     let entry = entry.ok_or_else(|| {
                         Error::new(
                             ErrorKind::NoSuchConsumer,

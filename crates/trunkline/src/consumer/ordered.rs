@@ -10,6 +10,7 @@
 //!   membership   heartbeat, lease, who is there         (a task)
 //!   assign       who should own what                    (pure)
 //!   claim        taking a partition over
+//!   earlier      what was settled before the consumer was divided as it is   (pure)
 //!   partition    turns, failures, what to write         (pure)
 //!   member       ties them to the reader and the handlers
 //! ```
@@ -21,6 +22,7 @@ mod assign;
 mod body;
 mod claim;
 mod cursor;
+pub(super) mod earlier;
 mod member;
 mod membership;
 mod partition;

@@ -21,6 +21,9 @@ pub struct ConsumerSettings {
     pub window_events: Option<Option<usize>>,
     /// How many bytes the events that a member holds have at most: 1 to 1 GiB.
     pub window_bytes: Option<usize>,
+    /// Into how many partitions a consumer that keeps the order of keys is divided when it is made:
+    /// a power of two from 1 to 256.
+    pub partitions: Option<u16>,
     /// How often an event is tried, the first time included: 1 to
     /// [`Retry::MAX_ATTEMPTS`](super::Retry::MAX_ATTEMPTS).
     pub attempts: Option<u32>,

@@ -80,6 +80,7 @@ fn a_file_is_read_setting_by_setting() {
             jitter = 0.5
             window_events = 100
             window_bytes = "1MiB"
+            partitions = 64
             time_out = "90s"
             breaker = false
             breaker_runs = 20
@@ -142,6 +143,7 @@ fn a_file_is_read_setting_by_setting() {
         ),
         (Some(Some(100)), Some(1 << 20))
     );
+    assert_eq!(config.consumers.partitions, Some(64));
     assert_eq!(
         (config.consumers.time_out, config.consumers.breaker),
         (Some(Some(secs(90))), Some(false))

@@ -83,6 +83,14 @@ fn a_value_of_the_wrong_form_is_refused_with_its_place_and_what_to_write() {
         "consumers.window_events = 20001",
         "consumers.window_events: 20001 is out of range; write 1 to 20_000, or \"auto\"",
     );
+    for number in [0, 12, 512, 70_000] {
+        check(
+            &format!("consumers.partitions = {number}"),
+            &format!(
+                "consumers.partitions: {number} is no power of two up to 256; write 1, 2, 4, 8, 16, 32, 64, 128 or 256"
+            ),
+        );
+    }
     check(
         r#"consumers.time_out = "0s""#,
         r#"consumers.time_out: "0s" is out of range; write "1ms" to "365d", or "forever""#,
@@ -160,7 +168,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "consumers.billing.retries = 3",
-        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, window_events, window_bytes, attempts, delays, jitter, time_out, breaker, breaker_runs, breaker_share, breaker_first_pause, breaker_longest_pause, idempotent, start",
+        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, window_events, window_bytes, partitions, attempts, delays, jitter, time_out, breaker, breaker_runs, breaker_share, breaker_first_pause, breaker_longest_pause, idempotent, start",
     );
     check(
         "consumers.billing.url = 3",

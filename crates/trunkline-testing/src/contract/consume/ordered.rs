@@ -19,10 +19,10 @@ use super::publish as publish_noted;
 use crate::fixture::{Noted, OrderPlaced};
 
 /// A run of a handler: key, number and attempt.
-type Ran = (String, u32, u32);
+pub(super) type Ran = (String, u32, u32);
 type Seen = mpsc::UnboundedSender<Ran>;
 
-async fn place(bus: &Bus, keys: u32, numbers: std::ops::Range<u32>) {
+pub(super) async fn place(bus: &Bus, keys: u32, numbers: std::ops::Range<u32>) {
     let orders = numbers.flat_map(|n| {
         (0..keys).map(move |key| OrderPlaced {
             order: format!("order-{key}"),
@@ -49,7 +49,7 @@ async fn take(ran: &mut mpsc::UnboundedReceiver<Ran>, count: usize) -> Vec<Ran> 
 
 /// Whether no event of a key ran after a later one of it.
 #[track_caller]
-fn assert_order(runs: &[Ran]) {
+pub(super) fn assert_order(runs: &[Ran]) {
     let mut last: BTreeMap<&str, u32> = BTreeMap::new();
     for (key, n, _) in runs {
         let before = last.insert(key, *n);

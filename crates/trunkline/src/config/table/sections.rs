@@ -185,6 +185,15 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
         read: |consumer| consumer.window_bytes.map(bytes),
     },
     Row {
+        key: "partitions",
+        kind: Kind::Count,
+        default: "16",
+        doc: "Into how many partitions the keys of a consumer are divided when it is made: a power of two from 1 to 256. `trunkline consumers divide` changes that of one that is there.",
+        secret: false,
+        write: |consumer, raw| set(&mut consumer.partitions, raw.partitions().map(Some)),
+        read: |consumer| consumer.partitions.map(|partitions| partitions.to_string()),
+    },
+    Row {
         key: "attempts",
         kind: Kind::Count,
         default: "5",

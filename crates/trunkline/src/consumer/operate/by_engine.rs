@@ -50,6 +50,7 @@ impl Bus {
             paused: Vec::new(),
             members: Vec::new(),
             has_records: false,
+            partitions: 0,
             unowned: 0,
             floor: backlog.floor,
             pending_at_most,

@@ -64,6 +64,7 @@ impl Bus {
                 state: Ownership::Closed,
                 member: SmolStr::default(),
                 claim: SmolStr::default(),
+                abandoned: false,
             };
             ops.push(Op::Put {
                 key: keys.owner(layout, partition)?,
@@ -78,6 +79,7 @@ impl Bus {
         }
         let new = Definition {
             generation: old.generation + 1,
+            earlier: Vec::new(),
             start: start(&store, &at.stream, &old.filters()?, to).await?,
             ..old
         };

@@ -1,13 +1,10 @@
 //! How consumers stand.
 
-use std::collections::BTreeMap;
-
-use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Position, Rev, Seq, StateKey};
+use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Position, Rev, Seq};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
-use super::super::ordered::record::{
-    Keys, Mode, Owner, Ownership, Progress, Record as _, Side, SideState,
-};
+use super::super::ordered::earlier::{Earlier, progresses};
+use super::super::ordered::record::{Keys, Mode, Owner, Ownership, Record as _, Side, SideState};
 use super::Control;
 use crate::bus::Bus;
 
@@ -30,7 +27,9 @@ pub struct ConsumerStatus {
     /// Whether it has records of its own. A consumer whose events go to whoever is free has none until its first
     /// member started; what is beside its main flow is nothing then.
     pub has_records: bool,
-    /// Partitions that nobody owns; where whoever is free gets the next event they have what failed.
+    /// Into how many partitions its keys are divided; where whoever is free gets the next event, what failed is.
+    pub partitions: u16,
+    /// Partitions that nobody owns.
     pub unowned: usize,
     /// Everything up to this sequence is settled.
     pub floor: Seq,
@@ -86,6 +85,7 @@ impl Bus {
             paused: definition.paused.iter().map(ToString::to_string).collect(),
             members: Vec::new(),
             has_records: true,
+            partitions: layout.partitions,
             unowned: 0,
             floor: 0,
             pending_at_most: 0,
@@ -116,25 +116,23 @@ impl Bus {
                 SideState::Running | SideState::Dying => status.running += 1,
             }
         }
-        let mut progress: BTreeMap<StateKey, Progress> = BTreeMap::new();
-        for entry in store.all(&keys.progresses(layout)?, 0).await? {
-            let one = Progress::decode(&entry.key, &entry.value)?;
-            progress.insert(entry.key, one);
-        }
-        for one in progress.values() {
-            status.handled += one.counts.handled;
-            status.dead += one.counts.dead;
-            status.expired_at_most = status.expired_at_most.max(one.counts.expired_at_most);
+        // What was settled before the consumer was divided as it is now counts too.
+        let mut settled = Earlier::default();
+        for layout in definition.earlier().chain([layout]) {
+            let progresses = progresses(&store, &keys, layout, 0).await?;
+            let mut expired = 0;
+            for (_, one) in &progresses {
+                status.handled += one.counts.handled;
+                status.dead += one.counts.dead;
+                expired = expired.max(one.counts.expired_at_most);
+            }
+            status.expired_at_most += expired;
+            settled.add(layout, &progresses);
         }
         let owned: usize = status.members.iter().map(|one| one.partitions.len()).sum();
         status.unowned = usize::from(layout.partitions).saturating_sub(owned);
         if status.ordered {
-            let begun = progress.len() == usize::from(layout.partitions);
-            let lowest = progress.values().map(|one| one.floor).min();
-            status.floor = match lowest {
-                Some(lowest) if begun => lowest,
-                _ => definition.start - 1,
-            };
+            status.floor = settled.floor(0..=u8::MAX).max(definition.start - 1);
         } else if let Some(backlog) = backlog {
             status.floor = backlog.floor;
             status.expired_at_most = backlog.expired_at_most;

@@ -9,6 +9,7 @@ use trunkline_core::engine::{Expectation, Op, Rev, Seq, StateKey};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use super::body::put;
+use super::earlier::Earlier;
 use super::membership::Lease;
 use super::partition::{Claimed, Lane};
 use super::record::{
@@ -36,13 +37,15 @@ pub(super) struct Free {
     /// The heartbeat by which the owner was judged dead, or that there is none; nothing for a
     /// partition that was released.
     pub(super) judged: Option<(StateKey, Expectation)>,
+    /// Whether whoever worked for it left without having said how far it got.
+    pub(super) is_abandoned: bool,
 }
 
 impl Place {
     /// Claims a partition and reads how it stands. None if somebody was faster.
     pub(super) async fn claim(
         &self,
-        definition: &Definition,
+        (definition, defined): (&Definition, Rev),
         filters: &[Filter],
         free: Free,
     ) -> Result<Option<Claimed>> {
@@ -53,16 +56,22 @@ impl Place {
             state: Ownership::Owned,
             member: self.me.clone(),
             claim: claim.clone(),
+            abandoned: false,
         };
         let at = self.keys.progress(layout, free.partition)?;
         let known = self.store.get(&at, 0).await?;
-        let progress = match &known {
+        let mut progress = match &known {
             Some(entry) => Progress::decode(&at, &entry.value)?,
             None => Progress {
                 floor: definition.start - 1,
                 ..Progress::default()
             },
         };
+        let earlier = Earlier::read(&self.store, &self.keys, definition, defined).await?;
+        progress.floor = progress
+            .floor
+            .max(earlier.floor(layout.slots(free.partition)));
+        let earlier = earlier.of(layout, free.partition, progress.floor);
         let expect = |rev: Option<Rev>| rev.map_or(Expectation::Absent, Expectation::Rev);
         let ops = vec![
             Op::Put {
@@ -115,12 +124,9 @@ impl Place {
             _ => seen,
         };
         // What an owner that lives was running, it stopped itself.
-        let mine = |(owner, _): &(Owner, Rev)| owner.member == self.me;
-        let crashed = |(owner, _): &(Owner, Rev)| owner.state == Ownership::Owned;
-        let unclean = free
-            .owner
-            .as_ref()
-            .is_some_and(|owner| crashed(owner) && !mine(owner));
+        let mine =
+            |(owner, _): &(Owner, Rev)| owner.state == Ownership::Owned && owner.member == self.me;
+        let unclean = free.is_abandoned && !free.owner.as_ref().is_some_and(mine);
         let reads = definition.mode == Mode::Ordered;
         let tail = match reads {
             true => {
@@ -152,6 +158,7 @@ impl Place {
         Ok(Some(Claimed {
             epoch,
             progress,
+            earlier,
             sides,
             suspects: if unclean && reads { tail - 1 } else { 0 },
             reads,
@@ -208,6 +215,7 @@ impl Place {
             state: Ownership::Released,
             member: self.me.clone(),
             claim: id.clone(),
+            abandoned: false,
         };
         let ops = vec![
             Op::Put {
@@ -236,13 +244,15 @@ impl Place {
 }
 
 /// Finds what the consumer is, makes it if there is none, and adds to it what this member handles.
+/// Gives the revision and the number of partitions.
 pub(super) async fn define(
     store: &Store,
     keys: &Keys,
     wanted: &Definition,
     filters: &[Filter],
-) -> Result<Rev> {
+) -> Result<(Rev, u16)> {
     let key = keys.definition()?;
+    let mut partitions = wanted.partitions;
     let change = |found: Option<&trunkline_core::engine::Entry>| {
         let Some(entry) = found else {
             return wanted.encode().map(Some);
@@ -256,20 +266,13 @@ pub(super) async fn define(
             ));
         }
         let grown = definition.add(filters)?;
-        if definition.partitions != wanted.partitions {
-            return Err(Error::new(
-                ErrorKind::Drift,
-                format!(
-                    "the consumer has {} partitions and this member was told {}; members of one consumer agree on it",
-                    definition.partitions, wanted.partitions
-                ),
-            ));
-        }
+        partitions = definition.partitions;
         if grown {
             definition.encode().map(Some)
         } else {
             Ok(None)
         }
     };
-    Ok(store.update(&key, change).await?.unwrap_or(0))
+    let rev = store.update(&key, change).await?.unwrap_or(0);
+    Ok((rev, partitions))
 }

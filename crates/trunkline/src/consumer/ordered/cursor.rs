@@ -47,6 +47,13 @@ impl Cursor {
         self.read
     }
 
+    /// The last sequence that is settled.
+    pub(super) fn last_settled(&self) -> Seq {
+        self.done
+            .last_key_value()
+            .map_or(self.floor, |(_, last)| self.floor.max(*last))
+    }
+
     pub(super) fn is_done(&self, seq: Seq) -> bool {
         seq <= self.floor
             || self

@@ -20,12 +20,13 @@ use tokio::time::Instant;
 use trunkline_core::engine::{Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
+use super::super::partitions::PARTITIONS;
 use super::super::{Control, Shared, StopReport};
 use super::claim::{Place, define};
 use super::membership::{Membership, Says};
 use super::partition::Partition;
 use super::reader::{Read, Reader};
-use super::record::{Definition, Keys, Mode};
+use super::record::{Definition, Keys, Layout, Mode};
 use super::store::Store;
 use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
@@ -36,8 +37,6 @@ use ownership::Hold;
 use runs::{RunId, Runs};
 use tasks::{Done, is_about_ownership};
 
-/// Partitions of a consumer.
-const PARTITIONS: u16 = 16;
 /// How long to leave an engine alone that failed to read.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a member looks at what it should own, if nothing happens.
@@ -77,6 +76,8 @@ pub(in crate::consumer) struct Member {
     stopping: watch::Sender<bool>,
     /// What the member works by; none until it has seen it.
     definition: Option<Definition>,
+    /// Since which revision it has been divided how, as far as the member was there.
+    layouts: Vec<(Rev, Layout)>,
     filters: Arc<[Filter]>,
     partitions: BTreeMap<u16, Partition>,
     /// Partitions that are being claimed or given up, or not to be claimed yet.
@@ -111,6 +112,7 @@ impl Member {
         stream: Name,
         filters: &[Filter],
         from: Position,
+        partitions: Option<u16>,
         control: watch::Receiver<Control>,
         intake: Option<Intake>,
     ) -> Result<Self> {
@@ -127,7 +129,8 @@ impl Member {
                 None => Mode::Ordered,
             },
             generation: 0,
-            partitions: PARTITIONS,
+            partitions: partitions.unwrap_or(PARTITIONS),
+            earlier: Vec::new(),
             // Where the engine keeps how far the consumer is, it knows where that begins, too.
             start: match intake {
                 Some(_) => 1,
@@ -136,7 +139,14 @@ impl Member {
             filters: filters.iter().map(text).collect(),
             paused: Vec::new(),
         };
-        let definition = define(&store, &keys, &wanted, filters).await?;
+        let (definition, has) = define(&store, &keys, &wanted, filters).await?;
+        if let Some(wanted) = partitions.filter(|wanted| *wanted != has) {
+            tracing::warn!(
+                consumer = %shared.name, %stream, wanted, has,
+                "the consumer is there already and keeps the number of partitions that it has; to change it, \
+                 say `trunkline consumers divide {} --partitions {wanted}`", shared.name
+            );
+        }
         let me = format_smolstr!("{:032x}", trunkline_core::random::random::<u128>());
         tracing::info!(consumer = %shared.name, %stream, member = %me, "member joins");
         let membership = Membership::begin(store.clone(), keys.clone(), me.clone());
@@ -171,6 +181,7 @@ impl Member {
             control,
             stopping,
             definition: None,
+            layouts: Vec::new(),
             filters: Arc::default(),
             partitions: BTreeMap::new(),
             holds: BTreeMap::new(),

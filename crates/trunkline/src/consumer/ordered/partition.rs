@@ -32,6 +32,7 @@ use trunkline_core::{Result, Timestamp};
 
 use super::body;
 use super::cursor::Cursor;
+use super::earlier::Earlier;
 use super::record::{Keys, Layout, Progress, Side, SideState, millis};
 use lane::Lanes;
 use write::Change;
@@ -56,6 +57,8 @@ const MAX_SIDES: usize = 10_000;
 pub(super) struct Claimed {
     pub(super) epoch: Rev,
     pub(super) progress: Progress,
+    /// What was settled above that before the consumer was divided like this.
+    pub(super) earlier: Earlier,
     /// The side records of the partition, in order, and when each that waits is due.
     pub(super) sides: Vec<(Seq, Side, Instant)>,
     /// What an owner that died may have been running: everything above the floor up to here. Its
@@ -121,6 +124,8 @@ pub(super) struct Partition {
     cursor: Cursor,
     /// Whether it reads the stream, and its cursor says how far. Of a shared consumer the engine does.
     reads: bool,
+    /// Passed over; empty once the reader is past all of it.
+    earlier: Earlier,
     suspects: Seq,
     lanes: Lanes,
     /// Events of the main flow that are not settled.
@@ -195,6 +200,7 @@ impl Partition {
             written_floor: cursor.floor(),
             cursor,
             reads,
+            earlier: claimed.earlier,
             suspects: claimed.suspects,
             lanes,
             held: FxHashMap::default(),
@@ -294,11 +300,21 @@ impl Partition {
         if self.cursor.is_done(seq) || seq <= self.cursor.read() {
             return Ok(());
         }
+        let lane = Lane::new(key, seq);
+        if !self.earlier.is_empty() {
+            // Like what belongs to others: the floor rises without it.
+            if self.earlier.is_settled(lane.slot(), seq) {
+                return Ok(());
+            }
+            // What comes later was settled by nobody.
+            if seq > self.earlier.last_settled() {
+                self.earlier = Earlier::default();
+            }
+        }
         self.cursor.take(seq);
-        if key.is_none() {
+        if matches!(lane, Lane::Alone(_)) {
             self.cursor.counts.unkeyed += 1;
         }
-        let lane = Lane::new(key, seq);
         if self.lanes.is_beside(&lane) {
             self.put_beside(&event, &lane, Then::Nothing, now, |_| {})?;
             return Ok(());

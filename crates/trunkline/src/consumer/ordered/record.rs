@@ -35,6 +35,10 @@ const MAX_CAUSE_BYTES: usize = 50;
 const MAX_ATTEMPTS: usize = 3;
 const MAX_ATTEMPT_BYTES: usize = 30;
 
+/// The reason for which a consumer is paused that is about to be divided into other partitions: its
+/// members give up what they own as soon as nothing of it runs, and claim nothing.
+pub(in crate::consumer) const DIVIDING: &str = "being divided";
+
 /// The first token of what is known of all consumers, which can be no consumer's name.
 pub(in crate::consumer) const CONTROL: &str = "control";
 
@@ -171,6 +175,22 @@ impl Layout {
     pub(in crate::consumer) fn partition(self, slot: u8) -> u16 {
         u16::from(slot) % self.partitions
     }
+
+    /// The slots of a partition.
+    pub(in crate::consumer) fn slots(self, partition: u16) -> impl Iterator<Item = u8> {
+        (0..=u8::MAX).filter(move |slot| self.partition(*slot) == partition)
+    }
+
+    /// The partitions of this layout that have slots of a partition of another one.
+    pub(in crate::consumer) fn sharing(
+        self,
+        other: Layout,
+        partition: u16,
+    ) -> impl Iterator<Item = u16> {
+        // Both are powers of two, so that the smaller divides the larger.
+        let common = self.partitions.min(other.partitions);
+        (0..self.partitions).filter(move |one| one % common == partition % common)
+    }
 }
 
 impl std::fmt::Display for Layout {
@@ -248,6 +268,10 @@ pub(in crate::consumer) struct Definition {
     pub(in crate::consumer) generation: u64,
     /// A power of two up to 256.
     pub(in crate::consumer) partitions: u16,
+    /// Every other number that it had in this generation, the last one last. How far it got by
+    /// then stays where it was written, and what was settled there is passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::consumer) earlier: Vec<u16>,
     /// The sequence below which nothing is wanted.
     pub(in crate::consumer) start: Seq,
     /// Everything that some member has a handler for.
@@ -277,6 +301,19 @@ impl Definition {
             generation: self.generation,
             partitions: self.partitions,
         }
+    }
+
+    pub(in crate::consumer) fn is_being_divided(&self) -> bool {
+        self.paused.iter().any(|reason| reason == DIVIDING)
+    }
+
+    /// How it was divided before, in this generation, the last one last.
+    pub(in crate::consumer) fn earlier(&self) -> impl DoubleEndedIterator<Item = Layout> {
+        let generation = self.generation;
+        self.earlier.iter().map(move |&partitions| Layout {
+            generation,
+            partitions,
+        })
     }
 
     pub(in crate::consumer) fn filters(&self) -> Result<Vec<Filter>> {
@@ -322,6 +359,9 @@ pub(in crate::consumer) struct Owner {
     pub(in crate::consumer) member: SmolStr,
     /// The commit that made it so, by which a claim whose answer was lost knows itself again.
     pub(in crate::consumer) claim: SmolStr,
+    /// Of one that is closed: whether it had an owner by then, who may have been running anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::consumer) abandoned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,7 +370,8 @@ pub(in crate::consumer) enum Ownership {
     Owned,
     /// Given up in good order: nothing ran when it was.
     Released,
-    /// Ended from outside, with its whole generation: nobody owns it any more, nor will.
+    /// Ended from outside, with its whole layout: nobody owns it any more, nor will, unless the
+    /// consumer is divided like that again.
     Closed,
 }
 
@@ -545,6 +586,7 @@ mod tests {
             mode: Mode::Ordered,
             generation: 0,
             partitions: 16,
+            earlier: Vec::new(),
             start: 1,
             filters: vec!["events.order.>".into()],
             paused: Vec::new(),

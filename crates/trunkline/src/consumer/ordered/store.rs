@@ -184,4 +184,24 @@ impl Store {
             format!("{key} keeps being changed by others; try again"),
         ))
     }
+
+    /// As [`update`](Self::update), and what is left as it is is so for sure: a copy of the bucket that
+    /// lags may show what was, where there is nothing to change.
+    pub(in crate::consumer) async fn update_surely(
+        &self,
+        key: &StateKey,
+        mut change: impl FnMut(Option<&Entry>) -> Result<Option<bytes::Bytes>>,
+    ) -> Result<Option<Rev>> {
+        loop {
+            let Some(rev) = self.update(key, &mut change).await? else {
+                return Ok(None);
+            };
+            let fence = vec![(key.clone(), Expectation::Rev(rev))];
+            let stands = self.commit(Self::commit_id(), fence, Vec::new()).await?;
+            if stands != Known::Conflict {
+                return Ok(Some(rev));
+            }
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
+    }
 }

@@ -202,6 +202,10 @@ impl Member {
         now: Instant,
     ) -> Result<()> {
         self.beginning.remove(&run.seq);
+        // Whoever has it by now is told of it, which may be ourselves.
+        if self.mine(run).is_none() {
+            return Ok(());
+        }
         match found {
             Ok(Some(Exhumed {
                 event,

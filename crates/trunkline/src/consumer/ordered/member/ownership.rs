@@ -11,10 +11,12 @@ use trunkline_core::{Error, ErrorKind, Result};
 
 use super::super::assign::{self, advise};
 use super::super::claim::Free;
+use super::super::earlier::is_abandoned;
 use super::super::membership::{Says, View};
 use super::super::record::{Layout, Mode, Ownership};
 use super::Member;
 use super::handovers::Handovers;
+use super::runs::RunId;
 use super::tasks::Done;
 
 /// How long a partition beyond one's share must have been free before one claims it.
@@ -46,7 +48,8 @@ impl Member {
             return Err(fault);
         }
         if let Some((definition, rev)) = &view.definition {
-            if self.definition.as_ref() != Some(definition) {
+            let known = self.membership.says.borrow().definition;
+            if self.definition.as_ref() != Some(definition) || known != *rev {
                 self.redefine(definition, *rev)?;
             }
         } else if view.complete {
@@ -79,18 +82,19 @@ impl Member {
             }
             self.reader.close();
         }
-        let filters = definition.filters()?;
-        if *self.filters != filters[..] {
-            self.filters = filters.into();
-            self.reader.close();
-        }
-        let known = self.definition.as_ref().map(|known| known.generation);
-        if known != Some(definition.generation) {
+        let known = self.definition.as_ref().map(super::Definition::layout);
+        if known != Some(definition.layout()) {
+            self.layouts.push((rev, definition.layout()));
             self.listen_for_replays(definition.layout())?;
             if definition.mode == Mode::Shared {
                 let (store, layout) = (self.place.store.clone(), definition.layout());
                 self.handovers = Some(Handovers::watch(store, &self.place.keys, layout)?);
             }
+        }
+        let filters = definition.filters()?;
+        if *self.filters != filters[..] {
+            self.filters = filters.into();
+            self.reader.close();
         }
         self.definition = Some(definition.clone());
         if !definition.paused.is_empty() {
@@ -149,6 +153,13 @@ impl Member {
         let layout = definition.layout();
         self.notice_losses(&view, layout);
         self.sweep(&view, layout, now);
+        if definition.is_being_divided() {
+            for partition in self.partitions.values_mut() {
+                partition.stop();
+            }
+            self.release_quiet(layout);
+            return Ok(());
+        }
         let alive: BTreeSet<SmolStr> = view
             .members
             .iter()
@@ -255,14 +266,41 @@ impl Member {
             {
                 assign::Seen::Owned(owner.member.clone())
             }
+            // It was closed by what we have not heard of yet: it is not to be had any more.
+            Some((owner, rev))
+                if owner.state == Ownership::Closed
+                    && *rev > self.membership.says.borrow().definition =>
+            {
+                assign::Seen::Owned(SmolStr::default())
+            }
+            // What was started for any key of it before the consumer was divided may be stuck here.
+            _ if self.runs_since_before(layout, id) => assign::Seen::Owned(me.clone()),
             _ => assign::Seen::Free,
         }
+    }
+
+    /// Whether a handler that was started in an earlier layout, for a slot of this partition, has
+    /// not ended.
+    fn runs_since_before(&self, layout: Layout, id: u16) -> bool {
+        let Some((_, before)) = self.layouts.split_last() else {
+            return false;
+        };
+        let left = |run: RunId| {
+            // The layout of a run is the last one that was there when its partition was claimed.
+            let since = self
+                .layouts
+                .partition_point(|(since, _)| *since < run.epoch);
+            let of = since.checked_sub(1).and_then(|at| before.get(at));
+            of.is_some_and(|(_, of)| of.sharing(layout, id).any(|one| one == run.partition))
+        };
+        self.runs.running().any(left)
     }
 
     fn claim(&mut self, view: &View, layout: Layout, id: u16) -> Result<()> {
         let Some(definition) = self.definition.clone() else {
             return Ok(());
         };
+        let defined = self.membership.says.borrow().definition;
         let owner = view.owner(layout, id).cloned();
         let judged = match &owner {
             Some((owner, _))
@@ -279,11 +317,14 @@ impl Member {
             partition: id,
             owner,
             judged,
+            is_abandoned: is_abandoned(&definition, id, |layout, id| {
+                view.owner(layout, id).map(|(owner, _)| owner)
+            }),
         };
         self.holds.insert(id, Hold::Claiming);
         let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
         self.tasks.spawn(async move {
-            let claimed = place.claim(&definition, &filters, free).await;
+            let claimed = place.claim((&definition, defined), &filters, free).await;
             Done::Claim(layout, id, claimed)
         });
         Ok(())
@@ -350,7 +391,8 @@ impl Member {
                 let (place, epoch) = (Arc::clone(&self.place), partition.epoch);
                 let progress = partition.cursor().progress();
                 self.tasks.spawn(async move {
-                    Done::Release(id, place.release(layout, id, epoch, &progress).await)
+                    let released = place.release(layout, id, epoch, &progress).await;
+                    Done::Release(id, epoch, released)
                 });
             }
         }

@@ -206,6 +206,11 @@ impl Runs {
         self.pool.stop_wishing();
     }
 
+    /// What runs, and what has been cancelled and has not ended yet.
+    pub(super) fn running(&self) -> impl Iterator<Item = RunId> {
+        self.running.iter().copied()
+    }
+
     /// Whether anything of a partition runs, or has been cancelled and has not ended yet.
     pub(super) fn has_any_of(&self, partition: u16) -> bool {
         self.running.iter().any(|run| run.partition == partition)

@@ -7,8 +7,7 @@ use tokio::time::Instant;
 use trunkline_core::engine::{Batch, Op, Page, Rev, Seq, Settle, StoredEvent, Token};
 use trunkline_core::{Error, ErrorKind, Result};
 
-use super::super::partition::Next;
-use super::super::partition::{Claimed, Ended, Fault};
+use super::super::partition::{Claimed, Ended, Fault, Next, Partition};
 use super::super::record::Layout;
 use super::Member;
 use super::burials::Exhumed;
@@ -20,7 +19,7 @@ use crate::failure::Failure;
 /// What a task beside the loop came to.
 pub(super) enum Done {
     Claim(Layout, u16, Result<Option<Claimed>>),
-    Release(u16, Result<()>),
+    Release(u16, Rev, Result<()>),
     /// A write; whether the partition was still owned.
     Write(u16, Rev, Result<bool>),
     /// The dead letter of an event is stored; the changes that say so.
@@ -174,9 +173,13 @@ impl Member {
                 self.claimed(layout, id, claimed?, now);
                 Ok(())
             }
-            Done::Release(id, released) => {
+            Done::Release(id, epoch, released) => {
                 released?;
-                self.lose(id);
+                // It may have become another one meanwhile, with the number of this.
+                let is_this = |one: &Partition| one.epoch == epoch;
+                if self.partitions.get(&id).is_some_and(is_this) {
+                    self.lose(id);
+                }
                 Ok(())
             }
             Done::Sweep(rev, swept) => {
