@@ -38,6 +38,7 @@ mod script;
 
 mod check;
 mod members;
+mod operator;
 mod scenario;
 mod trial;
 
@@ -48,5 +49,5 @@ pub use journal::{Ended, Journal, Run};
 pub use members::Sharing;
 pub use scenario::Scenario;
 pub use script::Script;
-pub use trial::{Summary, seeds, try_seeds};
+pub use trial::{Summary, seeds, try_scenarios, try_seeds};
 pub use world::{HostId, World};

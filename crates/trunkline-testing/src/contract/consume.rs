@@ -1,6 +1,7 @@
 //! Durable consumers: C1 to C12, as far as they do not need a second process.
 
 mod failure;
+mod held;
 mod idempotent;
 mod lease;
 mod limits;
@@ -15,6 +16,7 @@ use trunkline::{Attempt, Bus, State};
 use crate::fixture::Noted;
 
 pub(super) use failure::*;
+pub(super) use held::*;
 pub(super) use idempotent::*;
 pub(super) use lease::*;
 pub(super) use limits::*;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use trunkline::core::engine::{Credit, Position};
+use trunkline::dead_letter::{Record, Stands};
 use trunkline::{Filter, Name, Result, Retry};
 
 use super::check::{self, Dead, Evidence, Verdict};
@@ -14,6 +15,7 @@ use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
 use super::members::{CONSUMER, Common, Planned, Sharing, member, publisher};
+use super::operator::{operator, standings};
 use super::script::Script;
 use super::world::{HostId, World};
 
@@ -23,6 +25,8 @@ pub(crate) const REST: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(250);
 /// Events of each key that are published when all is well again.
 const LATER: u32 = 5;
+/// Operators, where dead letters are looked after.
+const OPERATORS: usize = 2;
 
 /// The world of one consumer. [`from_seed`](Self::from_seed) draws it.
 #[derive(Clone, Debug)]
@@ -33,6 +37,10 @@ pub struct Scenario {
     pub sharing: Sharing,
     /// As what they are judged: the same, unless somebody wants to see that the judge sees.
     pub judged: Sharing,
+    /// Whether members hold the keys of dead letters.
+    pub holds_keys: bool,
+    /// Whether they are judged as if they did, and operators look after dead letters.
+    pub judged_as_holding: bool,
     /// What goes wrong.
     pub faults: Faults,
     /// Members at most.
@@ -58,6 +66,8 @@ impl Scenario {
             seed,
             sharing,
             judged: sharing,
+            holds_keys: false,
+            judged_as_holding: false,
             faults,
             members: pick(1, 4),
             keys: pick(5, 40),
@@ -65,6 +75,18 @@ impl Scenario {
             attempts: u32::try_from(pick(1, 5)).unwrap_or(1),
             concurrency: pick(1, 16),
             troubled: Duration::from_millis(dice.pick(5_000..=20_000)),
+        }
+    }
+
+    /// The same with an ordered consumer that holds the keys of dead letters, which operators replay and
+    /// discard.
+    pub fn holding(self) -> Self {
+        Self {
+            sharing: Sharing::Ordered,
+            judged: Sharing::Ordered,
+            holds_keys: true,
+            judged_as_holding: true,
+            ..self
         }
     }
 
@@ -96,6 +118,17 @@ impl Scenario {
             })
         };
         world.start(source);
+        let operators: Vec<HostId> = (0..if self.judged_as_holding { OPERATORS } else { 0 })
+            .map(|index| {
+                let common = Arc::clone(&common);
+                let id = world.host(&format!("operator-{index}"), move |process| {
+                    operator(process, Arc::clone(&common))
+                });
+                world.start(id);
+                id
+            })
+            .collect();
+        let others: Vec<HostId> = operators.into_iter().chain([source]).collect();
         // One at once; the others join along the way.
         for (index, id) in members.iter().copied().enumerate() {
             let joins = match index {
@@ -104,9 +137,10 @@ impl Scenario {
             };
             world.after(joins, move |world| world.start(id));
         }
-        self.trouble(&mut world, &members, source);
+        self.trouble(&mut world, &members, &others);
         world.run_for(self.troubled);
         world.heal();
+        common.at_last.happen();
         for id in &members {
             world.start(*id);
         }
@@ -120,7 +154,7 @@ impl Scenario {
         }
         // What comes again although it is done comes by then.
         world.run_for(Duration::from_secs(3));
-        for id in members.iter().chain([&source]) {
+        for id in members.iter().chain(&others) {
             world.stop(*id);
         }
         let mut stopping = 0;
@@ -138,6 +172,7 @@ impl Scenario {
             came_to_rest,
             stored: stored(&world).expect("the engine in memory is read"),
             dead: dead(&world).expect("the engine in memory is read"),
+            standings: standings(&world).expect("the engine in memory is read"),
             world: &world,
         };
         check::judge(&evidence)
@@ -181,6 +216,8 @@ impl Scenario {
             later,
             well_again: Once::default(),
             sharing: self.sharing,
+            holds_keys: self.holds_keys,
+            at_last: Once::default(),
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
@@ -188,7 +225,7 @@ impl Scenario {
     }
 
     /// Decides what happens to whom and when, as long as things go wrong.
-    fn trouble(&self, world: &mut World, members: &[HostId], source: HostId) {
+    fn trouble(&self, world: &mut World, members: &[HostId], others: &[HostId]) {
         let faults = &self.faults;
         let any = |hub: &Hub, hosts: &[HostId]| hosts[hub.pick(0..hosts.len() as u64) as usize];
         let times = |world: &World, rate: f64| {
@@ -223,7 +260,7 @@ impl Scenario {
                 world.after(time, move |world| world.start(id));
             });
         }
-        let everybody: Vec<HostId> = members.iter().copied().chain([source]).collect();
+        let everybody: Vec<HostId> = members.iter().chain(others).copied().collect();
         for at in times(world, faults.cuts * everybody.len() as f64) {
             let (id, time) = (any(world.hub(), &everybody), millis(world, 50, 8_000));
             world.after(at, move |world| {
@@ -249,6 +286,18 @@ impl Scenario {
                 continue;
             }
             let mut open = common.journal.open();
+            if self.judged_as_holding {
+                let at = common.journal.acknowledged();
+                let standings = standings(world).expect("the engine in memory is read");
+                open.retain(|n| {
+                    let standing = at.get(n).and_then(|seq| standings.get(seq));
+                    standing.is_none_or(|record| record.state.stands() != Stands::Discarded)
+                });
+                if open.is_empty() && standings.values().all(Record::is_resolved) {
+                    return true;
+                }
+                continue;
+            }
             let counts = self.sharing == Sharing::Ordered;
             if open
                 .iter()

@@ -52,6 +52,19 @@ pub fn try_seeds(
     sharing: Sharing,
     faults: &Faults,
 ) -> Result<Summary, Box<Verdict>> {
+    try_scenarios(seeds, |seed| {
+        Scenario::from_seed(seed, sharing, faults.clone())
+    })
+}
+
+/// As [`try_seeds`], with any scenario for a seed.
+///
+/// # Errors
+/// As there.
+pub fn try_scenarios(
+    seeds: Range<u64>,
+    scenario: impl Fn(u64) -> Scenario + Sync,
+) -> Result<Summary, Box<Verdict>> {
     let next = Mutex::new(seeds);
     let (failed, total) = (Mutex::new(None), Mutex::new(Summary::default()));
     let began = Instant::now();
@@ -61,7 +74,7 @@ pub fn try_seeds(
                 return;
             };
             let watchdog = Watchdog::new(seed);
-            let verdict = Scenario::from_seed(seed, sharing, faults.clone()).run();
+            let verdict = scenario(seed).run();
             drop(watchdog);
             if !verdict.violations.is_empty() {
                 failed.lock().get_or_insert(Box::new(verdict));

@@ -54,6 +54,7 @@ impl Bus {
             pending_at_most,
             oldest_pending: first.map(|event| event.at),
             waiting: 0,
+            holding: 0,
             running: backlog.in_flight,
             handled: 0,
             dead: 0,

@@ -4,6 +4,7 @@ mod burials;
 mod drain;
 mod ownership;
 mod runs;
+mod standing;
 mod tasks;
 
 use std::cmp::Reverse;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::format_smolstr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,9 +28,9 @@ use super::record::{Definition, Keys, Mode};
 use super::store::Store;
 use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
-use burials::{Asked, Requests};
 use ownership::Hold;
 use runs::{RunId, Runs};
+use standing::{Asked, News, Requests, Taken};
 use tasks::Done;
 
 /// Partitions of a consumer.
@@ -84,12 +85,13 @@ pub(in crate::consumer) struct Member {
     /// Whether a stretch is being read for partitions that fell behind.
     catching_up: bool,
     tasks: JoinSet<Done>,
-    /// Dead letters that operators want to be run again, with their keys, and who tells of them.
-    asked: BTreeMap<Seq, Option<SmolStr>>,
+    /// Dead letters that operators want to be run again, who tells of them, and what was told last.
+    asked: BTreeMap<Seq, Asked>,
     requests: Option<Requests>,
-    /// Replays that are about to begin, and by which revisions others were taken on.
+    heard_of: Rev,
+    /// Replays that are about to begin, and those that were taken on.
     beginning: BTreeSet<Seq>,
-    taken: BTreeMap<Seq, Rev>,
+    taken: BTreeMap<Seq, Taken>,
     /// Heartbeats of dead members that are being removed.
     swept: BTreeSet<u64>,
     report: StopReport,
@@ -164,6 +166,7 @@ impl Member {
             tasks: JoinSet::new(),
             asked: BTreeMap::new(),
             requests: None,
+            heard_of: 0,
             beginning: BTreeSet::new(),
             taken: BTreeMap::new(),
             swept: BTreeSet::new(),
@@ -220,7 +223,7 @@ impl Member {
                 changed = self.membership.view.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
                 }
-                asked = next_request(&mut self.requests) => self.asked(asked),
+                news = next_request(&mut self.requests) => self.heard(news, Instant::now())?,
                 () = sleep_until(lapse) => {}
                 () = sleep_until(due) => {}
                 read = self.reader.next(&self.place, &self.filters, from), if reads => {
@@ -489,7 +492,7 @@ impl Member {
     }
 }
 
-async fn next_request(requests: &mut Option<Requests>) -> Asked {
+async fn next_request(requests: &mut Option<Requests>) -> News {
     match requests {
         Some(requests) => requests.next().await,
         None => std::future::pending().await,

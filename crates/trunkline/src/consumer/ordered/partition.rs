@@ -15,6 +15,9 @@
 //!                                            dying → dead letter    next of its key
 //! ```
 //!
+//! Where keys are held, the record of a dead letter stays in front of its key until somebody has
+//! dealt with it.
+//!
 //! **Invariant:** a write that makes a side record carries the cursor in which its event is settled,
 //! and no cursor that settles it is written before.
 
@@ -37,7 +40,7 @@ use lane::Lanes;
 use write::Change;
 
 pub(super) use lane::Lane;
-pub(super) use write::{Next, Then};
+pub(super) use write::{Next, Then, Write};
 
 /// Events of one partition that are held in memory at most.
 const WINDOW: usize = 2_048;
@@ -141,6 +144,8 @@ pub(super) struct Partition {
     written_floor: Seq,
     /// Behind the member's reader: it reads for itself until it has caught up.
     pub(super) lagging: bool,
+    /// Whether what follows a dead letter of its key waits for it.
+    holds_keys: bool,
     pub(super) stopping: bool,
 }
 
@@ -154,6 +159,8 @@ struct Beside {
     side: Side,
     lane: Lane,
     running: bool,
+    /// Whether an operator has dealt with its dead letter, so that nothing is to wait for it any more.
+    is_dealt_with: bool,
 }
 
 impl Partition {
@@ -176,6 +183,7 @@ impl Partition {
                 side: side.clone(),
                 lane,
                 running: false,
+                is_dealt_with: false,
             };
             sides.insert(*seq, beside);
         }
@@ -203,6 +211,7 @@ impl Partition {
             in_write_since: None,
             written_at: now,
             lagging: false,
+            holds_keys: false,
             stopping: false,
         };
         for (seq, side, due) in claimed.sides {
@@ -213,6 +222,7 @@ impl Partition {
                     partition.due.insert((due, seq));
                 }
                 SideState::Following | SideState::Running => partition.ready.push_back(seq),
+                SideState::Dead => {}
                 SideState::Dying => {
                     partition.running += 1;
                     partition.stage(Change::then(seq, Then::Bury), now);
@@ -293,11 +303,12 @@ impl Partition {
     /// Lets the next of a lane come forward, if nothing of it is at work.
     fn advance(&mut self, lane: &Lane) {
         if let Some(next) = self.lanes.next(lane) {
-            // What has waited long goes before what was never tried.
-            if self.sides.contains_key(&next) {
-                self.ready.push_front(next);
-            } else {
-                self.ready.push_back(next);
+            match self.side(next).map(|side| side.state) {
+                None => self.ready.push_back(next),
+                // It stays in front until it is dealt with.
+                Some(SideState::Dead) => {}
+                // What has waited long goes before what was never tried.
+                Some(_) => self.ready.push_front(next),
             }
         }
     }

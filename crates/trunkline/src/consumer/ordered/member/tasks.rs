@@ -29,6 +29,8 @@ pub(super) enum Done {
     /// A dead letter that is to run again, if it still is.
     Replay(RunId, Result<Option<Exhumed>>),
     Unburied(Result<u64>),
+    /// Dead letters of a partition that were dealt with while nobody listened.
+    Settled(u16, Rev, Result<Vec<Seq>>),
     Page(Seq, Result<Page>),
     Sweep(Rev, Result<()>),
 }
@@ -135,7 +137,7 @@ impl Member {
             if let Some(write) = partition.write(now, super::Store::commit_id)? {
                 let (place, id, epoch) = (Arc::clone(&self.place), partition.id, partition.epoch);
                 self.tasks.spawn(async move {
-                    let stored = place.fenced(layout, id, epoch, write.id, write.ops).await;
+                    let stored = super::burials::write(&place, layout, id, epoch, write).await;
                     Done::Write(id, epoch, stored)
                 });
             }
@@ -149,10 +151,7 @@ impl Member {
             Error::new(ErrorKind::Internal, "a part of the member failed").caused_by(error)
         })?;
         match done {
-            Done::Claim(layout, id, claimed) => {
-                self.claimed(layout, id, claimed?, now);
-                Ok(())
-            }
+            Done::Claim(layout, id, claimed) => self.claimed(layout, id, claimed?, now),
             Done::Release(id, released) => {
                 released?;
                 self.lose(id);
@@ -192,6 +191,7 @@ impl Member {
                 }
             }
             Done::Replay(run, found) => self.exhumed(run, found, now),
+            Done::Settled(id, epoch, settled) => self.settled(id, epoch, settled, now),
             Done::Unburied(removed) => {
                 if let Err(error) = removed {
                     tracing::warn!(

@@ -1,6 +1,7 @@
 //! Events beside the main flow: what failed and waits for another run, what follows it, and what is
 //! given up.
 
+use bytes::Bytes;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 use trunkline_core::Result;
@@ -62,13 +63,74 @@ impl Partition {
         self.stage_side(seq, Then::Bury, now)
     }
 
-    /// Its dead letter is stored; `ops` say so.
-    pub(in super::super) fn buried(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
+    /// Its dead letter is stored; `ops` say so. Where keys are held it stays in front of its key.
+    pub(in super::super) fn buried(
+        &mut self,
+        seq: Seq,
+        mut ops: Vec<Op>,
+        now: Instant,
+    ) -> Result<()> {
         self.running -= 1;
-        if self.side(seq).is_some_and(|side| side.replays.is_none()) {
+        let Some(beside) = self.sides.get_mut(&seq) else {
+            return Ok(());
+        };
+        if beside.side.replays.is_none() {
             self.cursor.counts.dead += 1;
         }
-        self.resolve(seq, ops, Then::Nothing, now)
+        // Nothing follows what has no key.
+        if !self.holds_keys || beside.is_dealt_with || beside.lane.key().is_none() {
+            return self.resolve(seq, ops, Then::Nothing, now);
+        }
+        let side = &mut beside.side;
+        side.state = SideState::Dead;
+        side.starts = 0;
+        side.replays = None;
+        // The entry has the event from now on.
+        let pieces = std::mem::take(&mut side.pieces);
+        self.delete_body(seq, pieces, &mut ops)?;
+        ops.extend(self.put_side(seq)?);
+        self.stage(Change::new(seq, ops, Then::Nothing), now);
+        Ok(())
+    }
+
+    /// From now on what follows a dead letter of its key waits for it.
+    pub(in super::super) fn hold_keys(&mut self) {
+        self.holds_keys = true;
+    }
+
+    /// Whether the key of this event waits for its dead letter to be dealt with.
+    pub(in super::super) fn holds(&self, seq: Seq) -> bool {
+        self.side(seq)
+            .is_some_and(|side| side.state == SideState::Dead)
+    }
+
+    /// What would not go on, or be held again, if its dead letter was dealt with unnoticed.
+    pub(in super::super) fn awaits_operators(&self) -> Vec<Seq> {
+        let of_dead = |(seq, beside): (&Seq, &Beside)| {
+            let side = &beside.side;
+            let is = side.state == SideState::Dead || side.replays.is_some();
+            is.then_some(*seq)
+        };
+        self.sides.iter().filter_map(of_dead).collect()
+    }
+
+    /// A dead letter was dealt with: what waits for it goes on. If it is about to run or runs, that
+    /// ends as it does, and holds nothing whatever comes of it.
+    pub(in super::super) fn let_go(&mut self, seq: Seq, now: Instant) -> Result<()> {
+        match self.sides.get_mut(&seq) {
+            Some(beside) if beside.side.state != SideState::Dead => {
+                beside.is_dealt_with = true;
+                Ok(())
+            }
+            _ => self.resolve(seq, Vec::new(), Then::Nothing, now),
+        }
+    }
+
+    /// Nothing waits for a dead letter any more.
+    pub(in super::super) fn let_all_go(&mut self, now: Instant) -> Result<()> {
+        let mut held = self.awaits_operators();
+        held.retain(|seq| self.holds(*seq));
+        held.into_iter().try_for_each(|seq| self.let_go(seq, now))
     }
 
     /// A dead letter was run again and is done; `ops` say so, and its entry may go.
@@ -83,7 +145,8 @@ impl Partition {
         self.resolve(seq, ops, entry.map_or(Then::Nothing, Then::Unbury), now)
     }
 
-    /// Runs a dead letter again, behind everything of its key that is here.
+    /// Runs a dead letter again: in its place if its key was held for it, otherwise behind everything
+    /// of its key that is here.
     pub(in super::super) fn replay(
         &mut self,
         event: &StoredEvent,
@@ -91,6 +154,9 @@ impl Partition {
         entry: Seq,
         now: Instant,
     ) -> Result<()> {
+        if self.holds(event.seq) {
+            return self.replay_in_place(event, entry, now);
+        }
         if self.sides.contains_key(&event.seq) || self.held.contains_key(&event.seq) {
             return Ok(());
         }
@@ -106,6 +172,23 @@ impl Partition {
             side.replays = Some(entry);
         })?;
         self.advance(&lane);
+        Ok(())
+    }
+
+    fn replay_in_place(&mut self, event: &StoredEvent, entry: Seq, now: Instant) -> Result<()> {
+        let seq = event.seq;
+        let pieces = body::encode(event, self.max_value)?;
+        let Some(beside) = self.sides.get_mut(&seq) else {
+            return Ok(());
+        };
+        let lane = beside.lane.clone();
+        beside.side = Side::new(lane.key(), pieces.len());
+        beside.side.replays = Some(entry);
+        let ops = self.put_whole(seq, pieces)?;
+        self.stage(Change::new(seq, ops, Then::Nothing), now);
+        if self.lanes.is_front(&lane, seq) {
+            self.ready.push_front(seq);
+        }
         Ok(())
     }
 
@@ -131,16 +214,18 @@ impl Partition {
             slot,
             seq,
         )?));
-        for piece in 0..beside.side.pieces {
-            ops.push(body::delete(self.keys.piece(
-                self.layout.generation,
-                seq,
-                piece,
-            )?));
-        }
+        self.delete_body(seq, beside.side.pieces, &mut ops)?;
         self.stage(Change::new(seq, ops, then), now);
         self.lanes.done(&beside.lane, seq);
         self.advance(&beside.lane);
+        Ok(())
+    }
+
+    fn delete_body(&self, seq: Seq, pieces: usize, ops: &mut Vec<Op>) -> Result<()> {
+        for piece in 0..pieces {
+            let key = self.keys.piece(self.layout.generation, seq, piece)?;
+            ops.push(body::delete(key));
+        }
         Ok(())
     }
 
@@ -175,34 +260,45 @@ impl Partition {
         now: Instant,
         say: impl FnOnce(&mut Side),
     ) -> Result<()> {
-        let (seq, generation) = (event.seq, self.layout.generation);
+        let seq = event.seq;
         let pieces = body::encode(event, self.max_value)?;
         let mut side = Side::new(lane.key(), pieces.len());
         say(&mut side);
-        let mut ops = Vec::with_capacity(pieces.len() + 1);
-        for (at, piece) in pieces.into_iter().enumerate() {
-            ops.push(body::put(self.keys.piece(generation, seq, at)?, piece));
-        }
-        ops.push(self.put_side(seq, lane, &side)?);
         self.lanes.put_beside(lane, seq);
         let beside = Beside {
             side,
             lane: lane.clone(),
             running: false,
+            is_dealt_with: false,
         };
         self.sides.insert(seq, beside);
+        let ops = self.put_whole(seq, pieces)?;
         self.stage(Change::settling(seq, ops, then), now);
         Ok(())
     }
 
-    pub(super) fn put_side(&self, seq: Seq, lane: &Lane, side: &Side) -> Result<Op> {
+    /// A side record with the body that it is about.
+    fn put_whole(&self, seq: Seq, pieces: Vec<Bytes>) -> Result<Vec<Op>> {
+        let mut ops = Vec::with_capacity(pieces.len() + 1);
+        for (at, piece) in pieces.into_iter().enumerate() {
+            let key = self.keys.piece(self.layout.generation, seq, at)?;
+            ops.push(body::put(key, piece));
+        }
+        ops.extend(self.put_side(seq)?);
+        Ok(ops)
+    }
+
+    /// A side record as it is now.
+    fn put_side(&self, seq: Seq) -> Result<Option<Op>> {
+        let Some(Beside { side, lane, .. }) = self.sides.get(&seq) else {
+            return Ok(None);
+        };
         let key = self.keys.side(self.layout.generation, lane.slot(), seq)?;
-        Ok(body::put(key, side.encode()?))
+        Ok(Some(body::put(key, side.encode()?)))
     }
 
     pub(super) fn stage_side(&mut self, seq: Seq, then: Then, now: Instant) -> Result<()> {
-        if let Some(beside) = self.sides.get(&seq) {
-            let op = self.put_side(seq, &beside.lane, &beside.side)?;
+        if let Some(op) = self.put_side(seq)? {
             self.stage(Change::new(seq, vec![op], then), now);
         }
         Ok(())
