@@ -6,7 +6,7 @@ mod list;
 mod show;
 
 use clap::{Args, Subcommand};
-use trunkline::dead_letter::{Discard, Id, Order, Selection, Stands};
+use trunkline::dead_letter::{Discard, Id, Selection, Stands};
 use trunkline::{Bus, DeadLetters, Filter, Name, Result, Start, Timestamp};
 
 use crate::console::Console;
@@ -131,10 +131,6 @@ struct These {
 pub(crate) struct Replay {
     #[command(flatten)]
     these: These,
-    /// Where among the events of its key that wait: `front`, where later ones were held back for it,
-    /// or `end`.
-    #[arg(long, value_name = "PLACE", default_value = "end", value_parser = order)]
-    order: Order,
 }
 
 #[derive(Debug, Args)]
@@ -190,11 +186,6 @@ fn id(text: &str) -> std::result::Result<Id, String> {
 }
 
 fn state(text: &str) -> std::result::Result<Stands, String> {
-    text.parse()
-        .map_err(|error: trunkline::Error| error.message().to_owned())
-}
-
-fn order(text: &str) -> std::result::Result<Order, String> {
     text.parse()
         .map_err(|error: trunkline::Error| error.message().to_owned())
 }

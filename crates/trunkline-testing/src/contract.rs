@@ -378,6 +378,14 @@ contract! { ($)
         "A replay goes to the failing consumer alone, with attempt 1, and runs once however many ask for it";
     d3_of_operators_who_ask_at_once_one_is_first in dead_letters, Virtual, always: "D3"
         "A dead letter that several operators replay at once is asked for once";
+    d4_a_replay_runs_in_its_place_and_what_waited_for_it_after_it in consume, Virtual, always: "D4"
+        "With `hold_key`, later events of a dead letter's key wait for it, over restarts, and run after its replay";
+    d4_discarding_a_dead_letter_lets_go_what_waited_for_it in consume, Virtual, always: "D4"
+        "With `hold_key`, discarding a dead letter lets what waited for it run in order";
+    d4_a_consumer_that_stops_holding_lets_go_what_it_held in consume, Virtual, always: "D4"
+        "A consumer that is started without `hold_key` lets go what was held";
+    d4_holding_keys_without_key_order_is_refused in consume, Virtual, always: "D4"
+        "A consumer that is to hold keys and keeps no key order does not start";
     d5_what_cannot_be_read_hides_no_other in dead_letters, Virtual, always: "D5"
         "What is no dead letter and lies among them is listed as such, and hides none";
     d5_what_is_stored_and_not_noted_down_is_dead in dead_letters, Virtual, always: "D5"

@@ -38,6 +38,7 @@ mod script;
 
 mod check;
 mod members;
+mod operator;
 mod scenario;
 mod trial;
 

@@ -85,6 +85,41 @@ fn c2_a_consumer_that_is_divided_repeats_after_kills_what_was_not_committed_and_
     check_divided(150, &Faults::crashes());
 }
 
+fn check_holding(otherwise: u64, faults: &Faults) {
+    let scenario = |seed| Scenario::from_seed(seed, Sharing::Ordered, faults.clone()).holding();
+    let summary = try_scenarios(seeds(otherwise), scenario);
+    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
+    println!("holding keys: {summary}");
+}
+
+#[test]
+fn d4_a_consumer_holds_keys_until_operators_deal_with_them_whatever_befalls_it() {
+    check_holding(300, &Faults::all());
+}
+
+#[test]
+fn d4_held_keys_survive_members_that_come_and_go_or_die() {
+    check_holding(100, &Faults::deployments());
+    check_holding(100, &Faults::crashes());
+}
+
+#[test]
+fn the_judge_sees_that_a_consumer_does_not_hold_keys() {
+    let mut broken = 0;
+    for seed in 0..20 {
+        let scenario = Scenario {
+            holds_keys: false,
+            events: 300,
+            keys: 10,
+            ..Scenario::from_seed(seed, Sharing::Ordered, Faults::deployments()).holding()
+        };
+        let verdict = scenario.run();
+        let held = |violation: &Violation| violation.property.starts_with("D4");
+        broken += u32::from(verdict.violations.iter().any(held));
+    }
+    assert!(broken >= 15, "only {broken} of 20 worlds held no keys");
+}
+
 /// A judge that finds nothing proves nothing: sharing keeps no order, so that whoever expects one must
 /// be told of it.
 #[test]

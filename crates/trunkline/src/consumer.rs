@@ -6,6 +6,7 @@
 
 mod declared;
 mod handle;
+mod hold;
 mod idempotent;
 mod operate;
 mod ordered;
@@ -36,6 +37,7 @@ use crate::event::{Class, Event, Stored};
 use crate::failure::Classify;
 use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, Registration};
 use crate::layer::HandleLayer;
+use hold::Holding;
 use idempotent::Idempotent;
 use ordered::{Intake, Ordered};
 
@@ -54,6 +56,7 @@ pub(crate) use retry::LONGEST_DELAY;
 pub use retry::Retry;
 pub use settings::ConsumerSettings;
 pub(crate) use settings::Consumers;
+use untyped::Wanted;
 
 /// Events that may wait for another attempt in one member; beyond it the member stops fetching.
 const MAX_WAITING: usize = 10_000;
@@ -84,6 +87,7 @@ pub struct Consumer {
     policy: Policy,
     ack_wait: Duration,
     sharing: Sharing,
+    holding: Holding,
     idempotency: Idempotency,
     /// Whether runs wait for somebody whom no time-out could cancel.
     is_untimed: bool,
@@ -116,12 +120,14 @@ impl Consumer {
             policy: Policy::default(),
             ack_wait: Duration::ZERO,
             sharing: Sharing::ByType,
+            holding: Holding::No,
             idempotency: Idempotency::Off,
             is_untimed: false,
         };
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
         consumer.change(&defaults);
+        consumer.holding = consumer.holding.where_ordered();
         consumer
     }
 
@@ -134,6 +140,7 @@ impl Consumer {
         self.partitions = said.partitions.or(self.partitions);
         self.ack_wait = said.ack_wait.unwrap_or(self.ack_wait);
         self.idempotency = said.idempotency.unwrap_or(self.idempotency);
+        self.holding = said.hold_key.map_or(self.holding, Holding::said);
         self.policy.change(said);
     }
 
@@ -376,6 +383,7 @@ impl Consumer {
             }
         }
         let raw = self.want_raw(&mut wanted)?;
+        let hold_key = self.holds_keys(&name, &wanted)?;
         let duplicates = Arc::new(AtomicU64::new(0));
         let idempotent = match self.idempotency {
             Idempotency::Off => None,
@@ -394,6 +402,7 @@ impl Consumer {
             policy: self.policy.clone(),
             idempotent,
             on_gap,
+            hold_key,
         });
         let control = watch::Sender::new(Control {
             stop: None,
@@ -557,14 +566,6 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// What a consumer wants of one stream.
-#[derive(Default)]
-struct Wanted {
-    filters: Vec<Filter>,
-    /// Whether the events of a key have to be handled one after another.
-    ordered: bool,
-}
-
 type GapObserver = Box<dyn Fn(&Name, trunkline_core::engine::Gap) + Send + Sync>;
 
 /// What the parts of one member have in common.
@@ -578,4 +579,6 @@ struct Shared {
     policy: Policy,
     idempotent: Option<Idempotent>,
     on_gap: Option<GapObserver>,
+    /// Whether what follows a dead letter of its key waits for it.
+    hold_key: bool,
 }

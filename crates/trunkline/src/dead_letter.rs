@@ -50,12 +50,12 @@ use crate::bus::{Bus, Inner};
 use keys::Place;
 use list::{Census, Key};
 
-pub(crate) use bury::{bury, note};
+pub(crate) use bury::bury;
 pub use entry::{Attempt, Entry};
 pub use follow::{Buried, Following};
 pub use id::Id;
 pub use list::{Cursor, Letter, List, Page, Selection};
-pub use record::{Discard, Order, Record, Replay, Stands, State};
+pub use record::{Discard, Record, Replay, Stands, State};
 
 /// How often others may get between our look and our change of a key.
 const TRIES: usize = 8;
@@ -220,18 +220,21 @@ impl DeadLetters {
     /// sees that, runs the event with its attempts counted from one, and notes down what came of it.
     /// Of several who ask at once one does, so that the event runs once.
     ///
+    /// Where the consumer holds keys it runs in its place, before everything of its key that waits for
+    /// it; elsewhere behind what is there, and later events of the key have run already.
+    ///
     /// # Errors
     /// [`ErrorKind::NoSuchDeadLetter`] when its entry is gone, and the event with it;
     /// [`ErrorKind::Decode`] or [`ErrorKind::WrongVersion`] when it cannot be read;
     /// [`ErrorKind::TimedOut`] when nobody knows whether it was asked for, which makes it safe to ask
     /// again; and the engine's own.
-    pub async fn replay(&self, letter: &Letter, order: Order) -> Result<Changed> {
+    pub async fn replay(&self, letter: &Letter) -> Result<Changed> {
         let now = self.bus.inner.clock.now();
         let key = letter_key(letter)?;
         if !letter.has_entry && letter.stands() == Stands::Dead {
             return Err(gone(&letter.id));
         }
-        self.change(letter, key, |record| record.replaying(&self.by, now, order))
+        self.change(letter, key, |record| record.replaying(&self.by, now))
             .await
     }
 

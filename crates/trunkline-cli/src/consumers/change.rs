@@ -212,7 +212,10 @@ pub(super) async fn reset(bus: &Bus, options: &Reset, console: &mut Console) -> 
         false => Beside::Refuse,
     };
     if !yes {
-        let waiting: u64 = found.iter().map(|one| one.waiting + one.running).sum();
+        let waiting: u64 = found
+            .iter()
+            .map(|one| one.waiting + one.holding + one.running)
+            .sum();
         let forgets = match (discard_waiting, waiting) {
             (true, 1..) => format!(", and forget {} events beside it", grouped(waiting)),
             _ => String::new(),

@@ -129,6 +129,16 @@ fn facts(one: &Standing) -> Facts {
                 grouped(status.running)
             ),
         );
+        if status.holding > 0 {
+            facts.styled(
+                "held",
+                Style::Warning,
+                format!(
+                    "{} keys, whose later events wait until a dead letter is replayed or discarded",
+                    grouped(status.holding)
+                ),
+            );
+        }
         if status.ordered {
             facts.add("handled", grouped(status.handled));
         }

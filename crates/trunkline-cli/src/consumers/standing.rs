@@ -249,6 +249,7 @@ impl Standing {
             "lag_at_most": self.lag_is_at_most(),
             "lag_seconds": self.behind().as_secs_f64(),
             "waiting": status.waiting,
+            "holding": status.holding,
             "running": status.running,
             "handled": status.ordered.then_some(status.handled),
             "dead": status.has_records.then_some(status.dead),

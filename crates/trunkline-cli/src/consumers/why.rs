@@ -168,9 +168,12 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             "waiting",
             true,
             format!(
-                "all {} events left wait beside the main flow, for another attempt or behind one of their key; \
-                 they come by themselves",
-                grouped(status.waiting)
+                "all {} events left wait beside the main flow, for another attempt or behind one of their key; {}",
+                grouped(status.waiting),
+                match status.holding {
+                    0 => "they come by themselves",
+                    _ => "those behind a dead letter come when that is dealt with",
+                }
             ),
             vec![format!("trunkline consumers show {name}")],
         );
@@ -200,6 +203,20 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             vec![format!(
                 "trunkline consumers show {name}   # then the members' log"
             )],
+        );
+    }
+    if status.holding > 0 {
+        say(
+            "holding",
+            status.waiting > 0,
+            format!(
+                "{} keys are held: their later events wait until a dead letter is replayed or discarded",
+                grouped(status.holding)
+            ),
+            vec![
+                format!("trunkline dlq list --consumer {name}"),
+                format!("trunkline dlq replay --consumer {name}"),
+            ],
         );
     }
     if status.dead > 0 {

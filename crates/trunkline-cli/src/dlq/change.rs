@@ -1,7 +1,7 @@
 //! Running dead letters again, and giving them up for good.
 
 use serde_json::json as object;
-use trunkline::dead_letter::{Changed, Letter, Order, Page, Record, Stands, State};
+use trunkline::dead_letter::{Changed, Letter, Page, Record, Stands, State};
 use trunkline::{DeadLetters, Error, ErrorKind, Result};
 
 use super::list::print;
@@ -20,18 +20,17 @@ pub(super) async fn replay(
     if options.these.dry_run {
         return dry("replay", &chosen, &tally, console);
     }
-    let mut out_of_order = false;
+    let mut has_keys = false;
     for letter in &chosen {
         tally.draw(console, chosen.len());
-        let changed = letters.replay(letter, options.order).await;
+        let changed = letters.replay(letter).await;
         let has_key = |record: &Record| record.key.is_some();
-        out_of_order |= options.order == Order::End
-            && matches!(&changed, Ok(Changed::Now(record)) if has_key(record));
+        has_keys |= matches!(&changed, Ok(Changed::Now(record)) if has_key(record));
         tally.add(&letter.id.to_string(), changed, Stands::Replaying, console)?;
     }
-    if out_of_order {
+    if has_keys {
         console.note(
-            "note: later events of their keys may have run already, so that order is not kept; --order front keeps it where they were held back",
+            "note: later events of their keys may have run already, so that order is not kept, unless their consumer holds keys",
         );
     }
     tally.end("requested", console)

@@ -125,8 +125,8 @@ fn style(record: &Record) -> Style {
 fn state(record: &Record, times: &Times) -> String {
     let stands = record.state.stands();
     match &record.state {
-        State::Replaying { by, at, order } => format!(
-            "{stands}: requested by {by} at {}, to run at the {order} of its key; no outcome yet",
+        State::Replaying { by, at } => format!(
+            "{stands}: requested by {by} at {}; no outcome yet",
             times.date_and_clock(*at)
         ),
         State::Replayed { at } => format!("{stands}: done at {}", times.date_and_clock(*at)),

@@ -183,13 +183,8 @@ async fn a_replay_is_requested_once_and_shown_as_long_as_nobody_answers() {
         (exit, text.as_str()),
         (Exit::Done, "replaying billing/EVENTS/1\n")
     );
-    let (exit, lines, talk) = told(
-        &bus,
-        &replay(&["--type", "order.>", "--order", "front"]),
-        true,
-    )
-    .await;
-    assert_eq!((exit, talk.as_str()), (Exit::Done, ""));
+    let (exit, lines, _) = told(&bus, &replay(&["--type", "order.>"]), true).await;
+    assert_eq!(exit, Exit::Done);
     assert_eq!(
         lines,
         "{\"dead_letter\":\"billing/EVENTS/3\",\"outcome\":\"requested\"}\n"
@@ -212,8 +207,7 @@ async fn a_replay_is_requested_once_and_shown_as_long_as_nobody_answers() {
     );
     // Wrapped somewhere, by how long the user's name is.
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let waits = "to run at the front of its key; no outcome yet";
-    assert!(words.contains(waits), "{text}");
+    assert!(words.contains("; no outcome yet"), "{text}");
 }
 
 #[tokio::test]

@@ -106,11 +106,6 @@ fn what_makes_no_sense_is_refused_with_its_own_code() {
         (&["dlq", "show", "billing"][..], 2, "names no dead letter"),
         (&["dlq", "show", "billing/EVENTS/1"], 1, "TL-0311"),
         (&["dlq", "replay"], 2, "say which dead letters are meant"),
-        (
-            &["dlq", "replay", "--all", "--order", "first"],
-            2,
-            "use front or end",
-        ),
         (&["dlq", "list", "--state", "lost"], 2, "is no state"),
         (&["dlq", "list", "--since", "new"], 2, "is no time"),
         (&["dlq", "discard", "--all", "--yes"], 2, "--because"),

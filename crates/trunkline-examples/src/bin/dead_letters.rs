@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use serde::{Deserialize, Serialize};
-use trunkline::dead_letter::{Changed, Discard, Id, Order, Page, Selection};
+use trunkline::dead_letter::{Changed, Discard, Id, Page, Selection};
 use trunkline::{Bus, Event, Failure, FailureExt, Item, Start};
 
 #[derive(Event, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ async fn main() -> trunkline::Result<()> {
     // guide: deal
     let refused: Id = "billing/EVENTS/2".parse()?;
     let refused = dead_letters.find(&refused).await?;
-    match dead_letters.replay(&refused, Order::End).await? {
+    match dead_letters.replay(&refused).await? {
         Changed::Now(record) => println!("asked for, {} time(s)", record.replays),
         Changed::Already(record) => println!("is {} already", record.state.stands()),
         Changed::Removed => println!("was no dead letter"),

@@ -3,6 +3,7 @@
 mod beside;
 mod divide;
 mod failure;
+mod held;
 mod idempotent;
 mod lease;
 mod limits;
@@ -19,6 +20,7 @@ use crate::fixture::Noted;
 pub(super) use beside::*;
 pub(super) use divide::*;
 pub(super) use failure::*;
+pub(super) use held::*;
 pub(super) use idempotent::*;
 pub(super) use lease::*;
 pub(super) use limits::*;

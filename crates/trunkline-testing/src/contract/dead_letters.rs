@@ -15,7 +15,7 @@ use trunkline::core::engine::{
 };
 use trunkline::core::wire::Body;
 use trunkline::dead_letter::{
-    Buried, Changed, Discard, Following, Id, Order, Page, Selection, Stands, State,
+    Buried, Changed, Discard, Following, Id, Page, Selection, Stands, State,
 };
 use trunkline::{
     Bus, DeadLetters, ErrorKind, Event, FailureExt, Filter, Headers, Item, Name, Retry, Start,
@@ -232,7 +232,7 @@ pub(super) async fn d3_of_operators_who_ask_at_once_one_is_first(trial: Trial) {
                 .by(format!("op-{operator}"));
             // All of them have seen it dead.
             let letter = letters.find(&id).await.unwrap();
-            asked.spawn(async move { letters.replay(&letter, Order::Front).await.unwrap() });
+            asked.spawn(async move { letters.replay(&letter).await.unwrap() });
         }
         let (mut first, mut others) = (Vec::new(), Vec::new());
         while let Some(changed) = asked.join_next().await {
@@ -339,7 +339,7 @@ pub(super) async fn d5_what_is_stored_and_not_noted_down_is_dead(trial: Trial) {
     assert_eq!(listed.len(), 40);
     listed.truncate(2);
     let asked = letters.find(&id(&listed[0])).await.unwrap();
-    let changed = letters.replay(&asked, Order::End).await.unwrap();
+    let changed = letters.replay(&asked).await.unwrap();
     assert!(matches!(changed, Changed::Now(_)));
     let given_up = letters.find(&id(&listed[1])).await.unwrap();
     let changed = letters

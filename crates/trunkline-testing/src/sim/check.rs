@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use trunkline::dead_letter::{Record, Stands};
+
 use super::hub::Line;
 use super::journal::{Ended, Run};
 use super::members::{Common, Sharing};
@@ -21,6 +23,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) came_to_rest: bool,
     pub(crate) stored: BTreeMap<u64, (u32, String)>,
     pub(crate) dead: BTreeMap<u64, Vec<Dead>>,
+    /// How dead letters stand, those that are dealt with among them.
+    pub(crate) standings: BTreeMap<u64, Record>,
     pub(crate) world: &'a World,
 }
 
@@ -159,6 +163,27 @@ fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>)
     }
     for (seq, (n, key)) in &evidence.stored {
         let script = evidence.common.script(*n);
+        if evidence.scenario.judged_as_holding {
+            let standing = evidence.standings.get(seq).map(|one| one.state.stands());
+            let fault = match (script.dead(counts), standing, worked.contains(seq)) {
+                (None, None, true)
+                | (Some(_), Some(Stands::Replayed), true)
+                | (Some(_), Some(Stands::Discarded), _) => continue,
+                (None, None, false) => "was never handled",
+                (None, Some(_), _) => "is dead although it should work",
+                (Some(_), None, _) => "is not dead although it should be",
+                (Some(_), Some(_), _) => "stands otherwise than it was handled",
+            };
+            found.push(Violation {
+                key: Some(key.clone()),
+                ..violation(
+                    "C1, D3 each event ends as it should",
+                    None,
+                    format!("event {n} (sequence {seq}, {script:?}) {fault}: {standing:?}"),
+                )
+            });
+            continue;
+        }
         let dead = evidence.dead.get(seq);
         let reasons: Vec<&str> = dead
             .into_iter()
@@ -212,6 +237,14 @@ fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violati
         return;
     }
     for (n, runs) in by_event(runs) {
+        // A replay has as many attempts again.
+        if runs
+            .iter()
+            .any(|run| evidence.standings.contains_key(&run.seq))
+            && evidence.scenario.judged_as_holding
+        {
+            continue;
+        }
         let failed = runs
             .iter()
             .filter(|run| matches!(run.ended, Some((_, Ended::Failed))));
@@ -348,6 +381,8 @@ fn check_overlap(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violati
 /// Nothing begins before what is in front of it is done or given up.
 fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violation>) {
     let scenario = evidence.scenario;
+    let discards = evidence.common.journal.discards();
+    let holds = scenario.judged_as_holding;
     let settled = |seq: u64, by: Duration| {
         let Some((n, _)) = evidence.stored.get(&seq) else {
             return true;
@@ -364,6 +399,8 @@ fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Viol
             }
         }
         match script {
+            // What was given up is in front until its dead letter is dealt with.
+            _ if holds => discards.get(&seq).is_some_and(|at| *at <= by),
             Script::Permanent => failures > 0,
             Script::NeverWorks => failures >= scenario.attempts,
             Script::Kills(times) => script.dead(true).is_some() && starts >= times.min(5),
@@ -378,7 +415,11 @@ fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Viol
                     "sequence {} began (attempt {}, epoch {:?}) before {seq} was done or given up",
                     run.seq, run.attempt, run.epoch
                 );
-                found.push(violation("C10 no overtaking", Some(run), text));
+                let property = match holds && evidence.standings.contains_key(seq) {
+                    true => "D4 held keys",
+                    false => "C10 no overtaking",
+                };
+                found.push(violation(property, Some(run), text));
                 return;
             }
         }

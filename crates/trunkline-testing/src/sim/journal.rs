@@ -60,6 +60,10 @@ struct Kept {
     /// Acknowledged events whose handler has not succeeded yet.
     open: BTreeSet<u32>,
     worked: BTreeSet<u32>,
+    /// Sequences whose handler works from now on, whatever its script says.
+    mended: BTreeSet<Seq>,
+    /// Sequences that somebody wanted to discard, and when first.
+    discards: BTreeMap<Seq, Duration>,
     starts: BTreeMap<u32, u32>,
 }
 
@@ -89,6 +93,25 @@ impl Journal {
 
     pub(crate) fn refused(&self) -> Vec<(u32, String)> {
         self.kept.lock().refused.clone()
+    }
+
+    /// Lets the handler of an event work from now on.
+    pub(crate) fn mend(&self, seq: Seq) {
+        self.kept.lock().mended.insert(seq);
+    }
+
+    pub(crate) fn is_mended(&self, seq: Seq) -> bool {
+        self.kept.lock().mended.contains(&seq)
+    }
+
+    /// Notes that somebody is about to discard the dead letter of an event.
+    pub(crate) fn discard(&self, seq: Seq, at: Duration) {
+        self.kept.lock().discards.entry(seq).or_insert(at);
+    }
+
+    /// When somebody first wanted to discard which dead letters.
+    pub(crate) fn discards(&self) -> BTreeMap<Seq, Duration> {
+        self.kept.lock().discards.clone()
     }
 
     /// Acknowledged events whose handler has not succeeded yet.

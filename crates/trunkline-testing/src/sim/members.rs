@@ -48,6 +48,9 @@ pub(crate) struct Common {
     /// Events of which the publisher does not know yet that they are stored.
     pub(crate) unpublished: AtomicUsize,
     pub(crate) sharing: Sharing,
+    pub(crate) holds_keys: bool,
+    /// From then on every dead letter is dealt with.
+    pub(crate) at_last: Once,
     pub(crate) concurrency: usize,
     pub(crate) retry: Retry,
     pub(crate) ack_wait: Duration,
@@ -65,7 +68,7 @@ impl Common {
     }
 }
 
-async fn connect(process: &Process) -> Result<Bus> {
+pub(crate) async fn connect(process: &Process) -> Result<Bus> {
     Connect::with_engine(process.engine())
         .clock(process.clock())
         .source("/simulated")
@@ -91,6 +94,10 @@ pub(crate) fn member(process: Process, common: Arc<Common>) -> Boxed<'static, ()
                 .concurrency(common.concurrency)
                 .retry(common.retry.clone())
                 .ack_wait(common.ack_wait);
+            let consumer = match common.holds_keys {
+                true => consumer.hold_key(),
+                false => consumer,
+            };
             let member = match common.sharing {
                 Sharing::Shared => consumer.unordered().start().await?,
                 Sharing::Ordered => consumer.ordered().start().await?,
@@ -133,11 +140,11 @@ async fn handle(
         // Another handler has just killed the process, which the runtime does not know yet.
         std::future::pending::<()>().await;
     }
-    let attempt = cx.attempt();
+    let (attempt, seq) = (cx.attempt(), cx.meta().seq().unwrap_or(0));
     let run = Run {
         host: process.port.host,
         life: process.port.life,
-        seq: cx.meta().seq().unwrap_or(0),
+        seq,
         n: event.n,
         key: event.order.clone(),
         attempt,
@@ -147,6 +154,7 @@ async fn handle(
     };
     let (run, starts) = common.journal.begin(&process.port, run);
     match common.script(event.n) {
+        _ if common.journal.is_mended(seq) => {}
         Script::Works(time) => {
             if !time.is_zero() {
                 sleep(time).await;
@@ -183,7 +191,7 @@ fn epoch(cx: &Context) -> Option<(u64, u64)> {
 
 /// Divides the consumer again and again. One that is killed leaves it paused, and the next one mends
 /// that; what was to be done meanwhile is not made up for.
-pub(crate) fn operator(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
+pub(crate) fn divider(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
     Box::pin(async move {
         let name = Name::new(CONSUMER).expect("a name");
         let bus = loop {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use trunkline::core::engine::{Credit, Position};
+use trunkline::dead_letter::{Record, Stands};
 use trunkline::{Filter, Name, Result, Retry};
 
 use super::check::{self, Dead, Evidence, Verdict};
@@ -13,7 +14,8 @@ use super::faults::Faults;
 use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
-use super::members::{CONSUMER, Common, Planned, Sharing, member, operator, publisher};
+use super::members::{CONSUMER, Common, Planned, Sharing, divider, member, publisher};
+use super::operator::{operator, standings};
 use super::script::Script;
 use super::world::{HostId, World};
 
@@ -23,6 +25,8 @@ pub(crate) const REST: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(250);
 /// Events of each key that are published when all is well again.
 const LATER: u32 = 5;
+/// Operators, where dead letters are looked after.
+const OPERATORS: usize = 2;
 
 /// The world of one consumer. [`from_seed`](Self::from_seed) draws it.
 #[derive(Clone, Debug)]
@@ -33,6 +37,10 @@ pub struct Scenario {
     pub sharing: Sharing,
     /// As what they are judged: the same, unless somebody wants to see that the judge sees.
     pub judged: Sharing,
+    /// Whether members hold the keys of dead letters.
+    pub holds_keys: bool,
+    /// Whether they are judged as if they did, and operators look after dead letters.
+    pub judged_as_holding: bool,
     /// What goes wrong.
     pub faults: Faults,
     /// Members at most.
@@ -60,6 +68,8 @@ impl Scenario {
             seed,
             sharing,
             judged: sharing,
+            holds_keys: false,
+            judged_as_holding: false,
             faults,
             members: pick(1, 4),
             keys: pick(5, 40),
@@ -68,6 +78,18 @@ impl Scenario {
             concurrency: pick(1, 16),
             troubled: Duration::from_millis(dice.pick(5_000..=20_000)),
             divisions: 0,
+        }
+    }
+
+    /// The same with an ordered consumer that holds the keys of dead letters, which operators replay and
+    /// discard.
+    pub fn holding(self) -> Self {
+        Self {
+            sharing: Sharing::Ordered,
+            judged: Sharing::Ordered,
+            holds_keys: true,
+            judged_as_holding: true,
+            ..self
         }
     }
 
@@ -99,14 +121,26 @@ impl Scenario {
             })
         };
         world.start(source);
-        let operator = (self.divisions > 0).then(|| {
+        let divider = (self.divisions > 0).then(|| {
             let common = Arc::clone(&common);
-            let id = world.host("operator", move |process| {
-                operator(process, Arc::clone(&common))
+            let id = world.host("divider", move |process| {
+                divider(process, Arc::clone(&common))
             });
             world.start(id);
             id
         });
+        let operators: Vec<HostId> = (0..if self.judged_as_holding { OPERATORS } else { 0 })
+            .map(|index| {
+                let common = Arc::clone(&common);
+                let id = world.host(&format!("operator-{index}"), move |process| {
+                    operator(process, Arc::clone(&common))
+                });
+                world.start(id);
+                id
+            })
+            .collect();
+        let operators = operators.into_iter().chain(divider);
+        let others: Vec<HostId> = operators.chain([source]).collect();
         // One at once; the others join along the way.
         for (index, id) in members.iter().copied().enumerate() {
             let joins = match index {
@@ -115,11 +149,11 @@ impl Scenario {
             };
             world.after(joins, move |world| world.start(id));
         }
-        let others: Vec<HostId> = [source].into_iter().chain(operator).collect();
         self.trouble(&mut world, &members, &others);
         world.run_for(self.troubled);
         world.heal();
-        for id in members.iter().copied().chain(operator) {
+        common.at_last.happen();
+        for id in members.iter().copied().chain(divider) {
             world.start(id);
         }
         let mut came_to_rest = self.rest(&mut world, &common);
@@ -150,6 +184,7 @@ impl Scenario {
             came_to_rest,
             stored: stored(&world).expect("the engine in memory is read"),
             dead: dead(&world).expect("the engine in memory is read"),
+            standings: standings(&world).expect("the engine in memory is read"),
             world: &world,
         };
         check::judge(&evidence)
@@ -202,6 +237,8 @@ impl Scenario {
             later,
             well_again: Once::default(),
             sharing: self.sharing,
+            holds_keys: self.holds_keys,
+            at_last: Once::default(),
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
@@ -277,6 +314,18 @@ impl Scenario {
                 continue;
             }
             let mut open = common.journal.open();
+            if self.judged_as_holding {
+                let at = common.journal.acknowledged();
+                let standings = standings(world).expect("the engine in memory is read");
+                open.retain(|n| {
+                    let standing = at.get(n).and_then(|seq| standings.get(seq));
+                    standing.is_none_or(|record| record.state.stands() != Stands::Discarded)
+                });
+                if open.is_empty() && standings.values().all(Record::is_resolved) {
+                    return true;
+                }
+                continue;
+            }
             let counts = self.sharing == Sharing::Ordered;
             if open
                 .iter()

@@ -57,10 +57,10 @@ pub fn try_seeds(
     })
 }
 
-/// As [`try_seeds`], for scenarios that are made of seeds in another way.
+/// As [`try_seeds`], with any scenario for a seed.
 ///
 /// # Errors
-/// The first one found in which a promise was broken; the rest is not tried then.
+/// As there.
 pub fn try_scenarios(
     seeds: Range<u64>,
     scenario: impl Fn(u64) -> Scenario + Sync,

@@ -46,13 +46,17 @@ pub struct ConsumerSettings {
     pub breaker_longest_pause: Option<Duration>,
     /// Whether and for how long an event that was done runs no more.
     pub idempotency: Option<Idempotency>,
+    /// Whether later events of a key wait for a dead letter of it. Said of every consumer, it holds
+    /// for those in key order.
+    pub hold_key: Option<bool>,
     /// Where a consumer starts when it is made.
     pub start: Option<Position>,
 }
 
 impl ConsumerSettings {
     /// What every consumer does where nobody says otherwise: from the first stored event, 16 at
-    /// once, a window of 16 MiB, an ack wait of 30 s, not idempotent, and [`Policy::default`].
+    /// once, a window of 16 MiB, an ack wait of 30 s, not idempotent, no
+    /// keys held, and [`Policy::default`].
     pub fn built_in() -> Self {
         Self {
             ack_wait: Some(Duration::from_secs(30)),
@@ -60,6 +64,7 @@ impl ConsumerSettings {
             window_events: Some(None),
             window_bytes: Some(16 << 20),
             idempotency: Some(Idempotency::Off),
+            hold_key: Some(false),
             start: Some(Position::First),
             ..Policy::default().said()
         }

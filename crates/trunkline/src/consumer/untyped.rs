@@ -5,10 +5,18 @@ use std::sync::Arc;
 
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
-use super::{Consumer, Shared, Sharing, Wanted};
+use super::{Consumer, Shared, Sharing};
 use crate::event::Class;
 use crate::handler::Handles;
 use crate::raw::Incoming;
+
+/// What a consumer wants of one stream.
+#[derive(Default)]
+pub(super) struct Wanted {
+    pub(super) filters: Vec<Filter>,
+    /// Whether the events of a key have to be handled one after another.
+    pub(super) ordered: bool,
+}
 
 impl Consumer {
     /// Adds what the handlers without a type want to what the others do, and gives those handlers

@@ -91,38 +91,3 @@ pub(super) async fn entries(inner: &Inner, subject: &Subject) -> Result<Vec<Stor
         .await?;
     Ok(page.events)
 }
-
-/// Notes down that an entry which was just buried is dead, unless it is noted down already: an
-/// event that comes again after its operator dealt with it stays dealt with.
-///
-/// # Errors
-/// The engine's own. Without its key the dead letter is listed all the same, as dead.
-pub(crate) async fn note(inner: &Inner, entry: &Entry, record: &Record) -> Result<()> {
-    let place = Place::of(entry);
-    let mut expect = Expectation::Absent;
-    for _ in 0..TRIES {
-        if keys::write(inner, &place, entry.seq, record, expect).await? {
-            return Ok(());
-        }
-        expect = match keys::read(inner, &place, entry.seq).await? {
-            None => Expectation::Absent,
-            Some(kept) if is_outlived(&kept.record, record) => Expectation::Rev(kept.rev),
-            Some(_) => return Ok(()),
-        };
-    }
-    Err(Error::new(
-        ErrorKind::TimedOut,
-        format!(
-            "the state of dead letter {} keeps being changed by others",
-            entry.seq
-        ),
-    ))
-}
-
-/// Whether what is noted down is about an event of another stream of this name: nobody can deal with
-/// that one any more.
-fn is_outlived(kept: &Result<Record>, record: &Record) -> bool {
-    let Ok(kept) = kept else { return false };
-    let known = kept.incarnation.as_ref().zip(record.incarnation.as_ref());
-    known.is_some_and(|(one, other)| one != other)
-}

@@ -161,8 +161,20 @@ pub(crate) async fn each(inner: &Inner, place: &Place, mut each: impl FnMut(Kept
 
 /// One key.
 pub(crate) async fn read(inner: &Inner, place: &Place, seq: Seq) -> Result<Option<Kept>> {
+    read_since(inner, place, seq, 0).await
+}
+
+/// One key, as it stands at that revision or later.
+pub(crate) async fn read_since(
+    inner: &Inner,
+    place: &Place,
+    seq: Seq,
+    at_least: Rev,
+) -> Result<Option<Kept>> {
     let key = place.key(seq)?;
-    let found = scan(inner, Some(&key), None, Credit::items(1)).await?;
+    let (bucket, one) = (&inner.settings.bucket, Credit::items(1));
+    let state = inner.engine.state();
+    let found = state.scan(bucket, Some(&key), None, at_least, one).await?;
     let found = found.entries.into_iter().find(|entry| entry.key == key);
     Ok(found.map(|entry| kept(place, seq, &entry)))
 }

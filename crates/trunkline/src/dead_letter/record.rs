@@ -77,8 +77,6 @@ pub enum State {
         by: SmolStr,
         /// When.
         at: Timestamp,
-        /// Its place among the events of its key.
-        order: Order,
     },
     /// Run again, and done.
     Replayed {
@@ -109,16 +107,6 @@ pub enum Stands {
     Discarded,
 }
 
-/// The place of a replayed event among the events of its key that wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// Before all of them: where later events of its key were held back for it.
-    Front,
-    /// Behind all of them. Later events of the key have run already, so that order is not kept.
-    #[default]
-    End,
-}
-
 /// A replay that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
@@ -126,8 +114,6 @@ pub struct Replay {
     pub by: SmolStr,
     /// When.
     pub at: Timestamp,
-    /// Its place among the events of its key.
-    pub order: Order,
     /// When it was over.
     pub ended: Timestamp,
     /// Why the event was given up again, and the error; none if it was done.
@@ -158,14 +144,10 @@ impl Record {
 
     /// Asked to be run again; none unless it is dead.
     #[must_use]
-    pub fn replaying(&self, by: &str, at: Timestamp, order: Order) -> Option<Self> {
+    pub fn replaying(&self, by: &str, at: Timestamp) -> Option<Self> {
         let dead = self.state == State::Dead;
         dead.then(|| Self {
-            state: State::Replaying {
-                by: word(by),
-                at,
-                order,
-            },
+            state: State::Replaying { by: word(by), at },
             replays: self.replays.saturating_add(1),
             ..self.clone()
         })
@@ -222,14 +204,13 @@ impl Record {
 
     /// The history with the replay that is over now.
     fn history_with(&self, ended: Timestamp, failed: Option<(&str, &str)>) -> Option<Vec<Replay>> {
-        let State::Replaying { by, at, order } = &self.state else {
+        let State::Replaying { by, at } = &self.state else {
             return None;
         };
         let mut history = self.history.clone();
         history.push(Replay {
             by: by.clone(),
             at: *at,
-            order: *order,
             ended,
             failed: failed.map(|(reason, error)| {
                 let error = abridged(error, MAX_REPLAY_ERROR_BYTES).to_owned();
@@ -322,38 +303,6 @@ impl FromStr for Stands {
             Error::new(
                 ErrorKind::InvalidConfig,
                 format!("{text:?} is no state: use dead, replaying, replayed or discarded"),
-            )
-        })
-    }
-}
-
-impl Order {
-    /// As it is written everywhere.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Order::Front => "front",
-            Order::End => "end",
-        }
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Order {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let known = [Order::Front, Order::End]
-            .into_iter()
-            .find(|known| known.as_str() == text);
-        known.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("{text:?} is no order: use front or end"),
             )
         })
     }

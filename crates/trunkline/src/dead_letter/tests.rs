@@ -63,8 +63,15 @@ async fn buried(bus: &Bus, entry: &Entry) -> Seq {
     let (_, seq) = bury(&bus.inner, entry).await.unwrap();
     let event = bus.dead_letters().event(entry).ok();
     let record = Record::dead(entry, seq, event.as_deref());
-    note(&bus.inner, entry, &record).await.unwrap();
+    note(bus, entry, &record).await;
     seq
+}
+
+/// Notes down how the dead letter of an entry stands, as its consumer does.
+async fn note(bus: &Bus, entry: &Entry, record: &Record) {
+    let place = Place::of(entry);
+    let noted = keys::write(&bus.inner, &place, entry.seq, record, Expectation::Absent).await;
+    assert!(noted.unwrap(), "it was noted down already");
 }
 
 /// Puts bytes into the dead-letter stream as nobody should.
@@ -303,22 +310,15 @@ async fn what_nobody_noted_down_is_dead_and_gets_its_key_when_it_is_dealt_with()
     );
     // Two operators at once who both saw no key: one is first, and the event is asked for once.
     let other = bus.dead_letters().by("bob");
-    let (a, b) = tokio::join!(
-        letters.replay(&letter, Order::End),
-        other.replay(&letter, Order::Front)
-    );
+    let (a, b) = tokio::join!(letters.replay(&letter), other.replay(&letter));
     let (Changed::Now(now), Changed::Already(already)) = (a.unwrap(), b.unwrap()) else {
         panic!("both, or none")
     };
     assert_eq!((now.replays, &now), (1, &already));
     let again = letters
-        .replay(&letters.find(&letter.id).await.unwrap(), Order::End)
+        .replay(&letters.find(&letter.id).await.unwrap())
         .await;
     assert!(matches!(again.unwrap(), Changed::Already(_)));
-    // Noted down by its consumer only now: what the operator said stays.
-    note(&bus.inner, &one, &Record::dead(&one, 1, None))
-        .await
-        .unwrap();
     let all = ["billing/EVENTS/1 replaying", "billing/EVENTS/2 dead"];
     assert_eq!(listed(&bus, Selection::new()).await, all);
 }
@@ -353,14 +353,14 @@ async fn discarding_notes_the_reason_down_and_removes_the_entry() {
     assert!(shown.stored.is_none() && shown.entry.is_none() && !shown.letter.has_entry);
     for changed in [
         letters.discard(&letter, &discard).await,
-        letters.replay(&letter, Order::End).await,
+        letters.replay(&letter).await,
     ] {
         assert_eq!(changed.unwrap(), Changed::Already(record.clone()));
     }
     // One that is being replayed is let be, unless that is meant.
     let letter = letters.find(&id("billing/EVENTS/2")).await.unwrap();
     assert!(matches!(
-        letters.replay(&letter, Order::End).await.unwrap(),
+        letters.replay(&letter).await.unwrap(),
         Changed::Now(_)
     ));
     assert!(matches!(
@@ -422,7 +422,7 @@ async fn d5_what_cannot_be_read_is_listed_and_hides_nothing() {
     let discard = Discard::because("noise");
     for stray in strays {
         let letter = letters.find(&id(&stray)).await.unwrap();
-        let refused = letters.replay(&letter, Order::End).await.unwrap_err();
+        let refused = letters.replay(&letter).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Decode);
         assert_eq!(
             letters.discard(&letter, &discard).await.unwrap(),
@@ -435,13 +435,13 @@ async fn d5_what_cannot_be_read_is_listed_and_hides_nothing() {
     }
     // A broken key is made anew from the entry, one of a later version is left alone.
     let broken = letters.find(&id("billing/EVENTS/2")).await.unwrap();
-    let Changed::Now(record) = letters.replay(&broken, Order::End).await.unwrap() else {
+    let Changed::Now(record) = letters.replay(&broken).await.unwrap() else {
         panic!("not asked for")
     };
     assert_eq!((record.error.as_str(), record.replays), ("no 2", 1));
     let later = letters.find(&id("billing/EVENTS/3")).await.unwrap();
     for refused in [
-        letters.replay(&later, Order::End).await,
+        letters.replay(&later).await,
         letters.discard(&later, &discard).await,
     ] {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::WrongVersion);

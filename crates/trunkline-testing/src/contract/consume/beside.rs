@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use trunkline::dead_letter::{Order, Page, Selection, Stands};
+use trunkline::dead_letter::{Page, Selection, Stands};
 use trunkline::{Attempt, Bus, FailureExt, Name, Retry};
 
 use super::super::Trial;
@@ -171,7 +171,7 @@ pub(in crate::contract) async fn d3_a_dead_letter_of_a_shared_consumer_runs_agai
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     // Not mended yet: dead again, with another attempt 1 in its story.
-    let _ = letters.replay(&both[0], Order::End).await.unwrap();
+    let _ = letters.replay(&both[0]).await.unwrap();
     let failed = take(&mut ran, 1).await;
     assert_eq!(failed[0].1, 1, "a replay begins with attempt 1");
     while standing(Stands::Dead).await.len() < 2 {
@@ -179,7 +179,7 @@ pub(in crate::contract) async fn d3_a_dead_letter_of_a_shared_consumer_runs_agai
     }
     mended.store(true, Ordering::Relaxed);
     for letter in standing(Stands::Dead).await {
-        let _ = letters.replay(&letter, Order::End).await.unwrap();
+        let _ = letters.replay(&letter).await.unwrap();
     }
     assert_eq!(take(&mut ran, 2).await, [(0, 1), (1, 1)]);
     while !standing(Stands::Replaying).await.is_empty() {

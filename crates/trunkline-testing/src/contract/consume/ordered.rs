@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use trunkline::dead_letter::{Letter, Order, Page, Selection, Stands};
+use trunkline::dead_letter::{Letter, Page, Selection, Stands};
 use trunkline::{
     Attempt, Beside, Bus, ConsumerHandle, ErrorKind, FailureExt, Name, Retry, Start, State,
 };
@@ -363,10 +363,7 @@ pub(in crate::contract) async fn d3_a_replay_runs_once_for_the_consumer_that_fai
     mended.store(true, std::sync::atomic::Ordering::Relaxed);
     // Two operators at once: one of them is told that it is being replayed already, or was.
     let (first, second) = (bus.dead_letters().by("ada"), bus.dead_letters().by("grace"));
-    let (one, two) = tokio::join!(
-        first.replay(&both[0], Order::End),
-        second.replay(&both[0], Order::End)
-    );
+    let (one, two) = tokio::join!(first.replay(&both[0]), second.replay(&both[0]));
     assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
     let again = take(&mut ran, 1).await;
     assert_eq!(

@@ -326,6 +326,15 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
         },
     },
     Row {
+        key: "hold_key",
+        kind: Kind::Flag,
+        default: "false",
+        doc: "Whether later events of a key wait for a dead letter of it until that is replayed or discarded. Only consumers in key order can; set for every consumer it holds for those.",
+        secret: false,
+        write: |consumer, raw| set(&mut consumer.hold_key, raw.flag().map(Some)),
+        read: |consumer| consumer.hold_key.map(|holds| holds.to_string()),
+    },
+    Row {
         key: "start",
         kind: Kind::Position,
         default: r#""first""#,

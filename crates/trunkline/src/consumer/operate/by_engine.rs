@@ -56,6 +56,7 @@ impl Bus {
             pending_at_most,
             oldest_pending: first.map(|event| event.at),
             waiting: 0,
+            holding: 0,
             running: 0,
             handled: 0,
             dead: 0,

@@ -39,6 +39,8 @@ pub struct ConsumerStatus {
     pub oldest_pending: Option<Timestamp>,
     /// Events beside the main flow: failed and waiting, or behind one of their key that did.
     pub waiting: u64,
+    /// Dead letters for which later events of their keys wait, until they are replayed or discarded.
+    pub holding: u64,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
     pub running: u64,
     /// Events handled, since it was made or reset; where whoever is free gets the next event, those that had
@@ -91,6 +93,7 @@ impl Bus {
             pending_at_most: 0,
             oldest_pending: None,
             waiting: 0,
+            holding: 0,
             running: 0,
             handled: 0,
             dead: 0,
@@ -114,6 +117,7 @@ impl Bus {
             match Side::decode(&entry.key, &entry.value)?.state {
                 SideState::Following | SideState::Waiting { .. } => status.waiting += 1,
                 SideState::Running | SideState::Dying => status.running += 1,
+                SideState::Dead => status.holding += 1,
             }
         }
         // What was settled before the consumer was divided as it is now counts too.

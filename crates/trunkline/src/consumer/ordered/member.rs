@@ -6,6 +6,7 @@ mod handovers;
 mod intake;
 mod ownership;
 mod runs;
+mod standing;
 mod tasks;
 
 use std::cmp::Reverse;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::format_smolstr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -30,11 +31,11 @@ use super::record::{Definition, Keys, Layout, Mode};
 use super::store::Store;
 use crate::consumer::pool::Vitals;
 use crate::handler::MemberContext;
-use burials::{Asked, Requests};
 use handovers::Handovers;
 pub(in crate::consumer) use intake::Intake;
 use ownership::Hold;
 use runs::{RunId, Runs};
+use standing::{Asked, News, Requests, Taken};
 use tasks::{Done, is_about_ownership};
 
 /// How long to leave an engine alone that failed to read.
@@ -93,12 +94,13 @@ pub(in crate::consumer) struct Member {
     /// Whether a stretch is being read for partitions that fell behind.
     catching_up: bool,
     tasks: JoinSet<Done>,
-    /// Dead letters that operators want to be run again, with their keys, and who tells of them.
-    asked: BTreeMap<Seq, Option<SmolStr>>,
+    /// Dead letters that operators want to be run again, who tells of them, and what was told last.
+    asked: BTreeMap<Seq, Asked>,
     requests: Option<Requests>,
-    /// Replays that are about to begin, and by which revisions others were taken on.
+    heard_of: Rev,
+    /// Replays that are about to begin, and those that were taken on.
     beginning: BTreeSet<Seq>,
-    taken: BTreeMap<Seq, Rev>,
+    taken: BTreeMap<Seq, Taken>,
     /// Heartbeats of dead members that are being removed.
     swept: BTreeSet<u64>,
     report: StopReport,
@@ -193,6 +195,7 @@ impl Member {
             tasks: JoinSet::new(),
             asked: BTreeMap::new(),
             requests: None,
+            heard_of: 0,
             beginning: BTreeSet::new(),
             taken: BTreeMap::new(),
             swept: BTreeSet::new(),
@@ -258,8 +261,8 @@ impl Member {
                     looks = true;
                     changed.map_err(|_| Error::new(ErrorKind::Closed, "the member's runtime was shut down"))?;
                 }
-                asked = next_request(&mut self.requests) => self.asked(asked),
-                heard = handovers::next(&mut self.handovers) => self.heard(heard),
+                news = next_request(&mut self.requests) => self.heard(news, Instant::now())?,
+                heard = handovers::next(&mut self.handovers) => self.heard_of_handover(heard),
                 () = sleep_until(lapse) => looks = true,
                 () = sleep_until(due) => {}
                 fetched = intake::fetch(&mut self.intake, credit) => {
@@ -539,7 +542,7 @@ impl Member {
     }
 }
 
-async fn next_request(requests: &mut Option<Requests>) -> Asked {
+async fn next_request(requests: &mut Option<Requests>) -> News {
     match requests {
         Some(requests) => requests.next().await,
         None => std::future::pending().await,

@@ -15,9 +15,13 @@
 //!                                            dying → dead letter    next of its key
 //! ```
 //!
+//! Where keys are held, the record of a dead letter stays in front of its key until somebody has
+//! dealt with it.
+//!
 //! **Invariant:** a write that makes a side record carries the cursor in which its event is settled,
 //! and no cursor that settles it is written before.
 
+mod beside;
 mod lane;
 mod write;
 
@@ -27,10 +31,9 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 use tokio::time::Instant;
-use trunkline_core::engine::{Op, Rev, Seq, StoredEvent};
+use trunkline_core::engine::{Rev, Seq, StoredEvent};
 use trunkline_core::{Result, Timestamp};
 
-use super::body;
 use super::cursor::Cursor;
 use super::earlier::Earlier;
 use super::record::{Keys, Layout, Progress, Side, SideState, millis};
@@ -38,7 +41,7 @@ use lane::Lanes;
 use write::Change;
 
 pub(super) use lane::Lane;
-pub(super) use write::{Next, Then};
+pub(super) use write::{Next, Then, Write};
 
 /// Events of one partition that are held in memory at most.
 const WINDOW: usize = 2_048;
@@ -150,6 +153,8 @@ pub(super) struct Partition {
     written_floor: Seq,
     /// Behind the member's reader: it reads for itself until it has caught up.
     pub(super) lagging: bool,
+    /// Whether what follows a dead letter of its key waits for it.
+    holds_keys: bool,
     pub(super) stopping: bool,
 }
 
@@ -163,6 +168,8 @@ struct Beside {
     side: Side,
     lane: Lane,
     running: bool,
+    /// Whether an operator has dealt with its dead letter, so that nothing is to wait for it any more.
+    is_dealt_with: bool,
 }
 
 impl Partition {
@@ -188,6 +195,7 @@ impl Partition {
                 side: side.clone(),
                 lane,
                 running: false,
+                is_dealt_with: false,
             };
             sides.insert(*seq, beside);
         }
@@ -217,6 +225,7 @@ impl Partition {
             in_write_since: None,
             written_at: now,
             lagging: false,
+            holds_keys: false,
             stopping: false,
         };
         for (seq, side, due) in claimed.sides {
@@ -234,6 +243,7 @@ impl Partition {
                 self.due.insert((due, seq));
             }
             SideState::Following | SideState::Running => self.ready.push_back(seq),
+            SideState::Dead => {}
             SideState::Dying => {
                 self.running += 1;
                 self.stage(Change::then(seq, Then::Bury), now);
@@ -348,11 +358,12 @@ impl Partition {
     /// Lets the next of a lane come forward, if nothing of it is at work.
     fn advance(&mut self, lane: &Lane) {
         if let Some(next) = self.lanes.next(lane) {
-            // What has waited long goes before what was never tried.
-            if self.sides.contains_key(&next) {
-                self.ready.push_front(next);
-            } else {
-                self.ready.push_back(next);
+            match self.side(next).map(|side| side.state) {
+                None => self.ready.push_back(next),
+                // It stays in front until it is dealt with.
+                Some(SideState::Dead) => {}
+                // What has waited long goes before what was never tried.
+                Some(_) => self.ready.push_front(next),
             }
         }
     }
@@ -485,191 +496,6 @@ impl Partition {
                 side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
             }),
         }
-    }
-
-    fn side_finished(&mut self, seq: Seq, ended: Ended, now: Instant) -> Result<()> {
-        let Some(beside) = self.sides.get_mut(&seq) else {
-            return Ok(());
-        };
-        beside.running = false;
-        match ended {
-            Ended::Done => {
-                self.running -= 1;
-                self.cursor.counts.handled += 1;
-                self.resolve(seq, Vec::new(), Then::Nothing, now)
-            }
-            Ended::Again {
-                delay,
-                counts,
-                fault,
-            } => {
-                self.running -= 1;
-                let side = &mut beside.side;
-                side.failures += u32::from(counts);
-                side.starts = 0;
-                side.failed(fault.at, &fault.reason, &fault.error, &fault.causes);
-                side.state = SideState::Waiting {
-                    delay_ms: millis(delay),
-                };
-                self.stage_side(seq, Then::Wait(delay), now)
-            }
-            Ended::Dead(fault) => {
-                beside.side.failures += 1;
-                self.dies(seq, &fault, now)
-            }
-            Ended::Cancelled => {
-                self.running -= 1;
-                beside.side.starts = 0;
-                beside.side.state = SideState::Waiting { delay_ms: 0 };
-                self.stage_side(seq, Then::Nothing, now)
-            }
-        }
-    }
-
-    fn dies(&mut self, seq: Seq, fault: &Fault, now: Instant) -> Result<()> {
-        if let Some(beside) = self.sides.get_mut(&seq) {
-            beside.side.state = SideState::Dying;
-            beside
-                .side
-                .failed(fault.at, &fault.reason, &fault.error, &fault.causes);
-        }
-        self.stage_side(seq, Then::Bury, now)
-    }
-
-    /// Its dead letter is stored; `ops` say so.
-    pub(super) fn buried(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
-        self.running -= 1;
-        if self.side(seq).is_some_and(|side| side.replays.is_none()) {
-            self.cursor.counts.dead += 1;
-        }
-        self.resolve(seq, ops, Then::Nothing, now)
-    }
-
-    /// A dead letter was run again and is done; `ops` say so, and its entry may go.
-    pub(super) fn replayed(&mut self, seq: Seq, ops: Vec<Op>, now: Instant) -> Result<()> {
-        self.running -= 1;
-        let entry = self.side(seq).and_then(|side| side.replays);
-        self.resolve(seq, ops, entry.map_or(Then::Nothing, Then::Unbury), now)
-    }
-
-    /// Runs a dead letter again, behind everything of its key that is here.
-    pub(super) fn replay(
-        &mut self,
-        event: &StoredEvent,
-        key: Option<SmolStr>,
-        entry: Seq,
-        now: Instant,
-    ) -> Result<()> {
-        if self.sides.contains_key(&event.seq) || self.held.contains_key(&event.seq) {
-            return Ok(());
-        }
-        let lane = Lane::new(key, event.seq);
-        // What is queued came before what will follow it beside the main flow, and goes there first.
-        for seq in self.lanes.take_queued(&lane) {
-            if let Some(held) = self.held.remove(&seq) {
-                self.held_bytes -= held.event.body.rough_bytes();
-                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
-            }
-        }
-        self.put_beside(event, &lane, Then::Nothing, now, |side| {
-            side.replays = Some(entry);
-        })?;
-        self.advance(&lane);
-        Ok(())
-    }
-
-    /// What is known of an event beside the main flow.
-    pub(super) fn side(&self, seq: Seq) -> Option<&Side> {
-        self.sides.get(&seq).map(|beside| &beside.side)
-    }
-
-    /// Removes a side record for good and lets the next of its key come forward.
-    fn resolve(&mut self, seq: Seq, mut ops: Vec<Op>, then: Then, now: Instant) -> Result<()> {
-        let Some(beside) = self.sides.remove(&seq) else {
-            return Ok(());
-        };
-        let slot = beside.lane.slot();
-        ops.push(body::delete(self.keys.side(
-            self.layout.generation,
-            slot,
-            seq,
-        )?));
-        for piece in 0..beside.side.pieces {
-            ops.push(body::delete(self.keys.piece(
-                self.layout.generation,
-                seq,
-                piece,
-            )?));
-        }
-        self.stage(Change::new(seq, ops, then), now);
-        self.lanes.done(&beside.lane, seq);
-        self.advance(&beside.lane);
-        Ok(())
-    }
-
-    /// Makes a side record of an event of the main flow, and followers of what is queued behind it.
-    fn leave_main_flow(
-        &mut self,
-        seq: Seq,
-        then: Then,
-        now: Instant,
-        say: impl FnOnce(&mut Side),
-    ) -> Result<()> {
-        let Some(held) = self.held.remove(&seq) else {
-            return Ok(());
-        };
-        self.held_bytes -= held.event.body.rough_bytes();
-        let queued = self.lanes.leave(&held.lane, seq);
-        self.put_beside(&held.event, &held.lane, then, now, say)?;
-        for seq in queued {
-            if let Some(held) = self.held.remove(&seq) {
-                self.held_bytes -= held.event.body.rough_bytes();
-                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
-            }
-        }
-        Ok(())
-    }
-
-    fn put_beside(
-        &mut self,
-        event: &StoredEvent,
-        lane: &Lane,
-        then: Then,
-        now: Instant,
-        say: impl FnOnce(&mut Side),
-    ) -> Result<()> {
-        let (seq, generation) = (event.seq, self.layout.generation);
-        let pieces = body::encode(event, self.max_value)?;
-        let mut side = Side::new(lane.key(), pieces.len());
-        say(&mut side);
-        let mut ops = Vec::with_capacity(pieces.len() + 1);
-        for (at, piece) in pieces.into_iter().enumerate() {
-            ops.push(body::put(self.keys.piece(generation, seq, at)?, piece));
-        }
-        ops.push(self.put_side(seq, lane, &side)?);
-        self.lanes.put_beside(lane, seq);
-        let beside = Beside {
-            side,
-            lane: lane.clone(),
-            running: false,
-        };
-        self.sides.insert(seq, beside);
-        self.stage(Change::settling(seq, ops, then), now);
-        Ok(())
-    }
-
-    fn put_side(&self, seq: Seq, lane: &Lane, side: &Side) -> Result<Op> {
-        use super::record::Record as _;
-        let key = self.keys.side(self.layout.generation, lane.slot(), seq)?;
-        Ok(body::put(key, side.encode()?))
-    }
-
-    fn stage_side(&mut self, seq: Seq, then: Then, now: Instant) -> Result<()> {
-        if let Some(beside) = self.sides.get(&seq) {
-            let op = self.put_side(seq, &beside.lane, &beside.side)?;
-            self.stage(Change::new(seq, vec![op], then), now);
-        }
-        Ok(())
     }
 
     fn completed(&mut self, now: Instant) {

@@ -457,6 +457,8 @@ pub(in crate::consumer) enum SideState {
     Running,
     /// Given up; its dead letter is about to be stored.
     Dying,
+    /// Its dead letter is stored, and what follows it of its key waits until that is dealt with.
+    Dead,
 }
 
 impl Record for Side {

@@ -46,6 +46,20 @@ impl Store {
         fences: Vec<(StateKey, Expectation)>,
         ops: Vec<Op>,
     ) -> Result<Known> {
+        Ok(match self.outcome(id, fences, ops).await? {
+            Committed::Done(revs) => Known::Done(revs),
+            Committed::Duplicate => Known::DoneBefore,
+            Committed::Conflict { .. } => Known::Conflict,
+        })
+    }
+
+    /// As [`commit`](Self::commit), and says what was not as expected.
+    pub(in crate::consumer) async fn outcome(
+        &self,
+        id: SmolStr,
+        fences: Vec<(StateKey, Expectation)>,
+        ops: Vec<Op>,
+    ) -> Result<Committed> {
         let commit = Commit { id, fences, ops };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -56,9 +70,7 @@ impl Store {
                 .completed()
                 .await;
             match answer {
-                Ok(Committed::Done(revs)) => return Ok(Known::Done(revs)),
-                Ok(Committed::Duplicate) => return Ok(Known::DoneBefore),
-                Ok(Committed::Conflict { .. }) => return Ok(Known::Conflict),
+                Ok(committed) => return Ok(committed),
                 Err(error) if error.retryable() => {
                     tracing::debug!(id = %commit.id, %error, again_in = ?pause, "a commit is repeated");
                     tokio::time::sleep(pause).await;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 use trunkline_core::{Error, ErrorKind, Result, Timestamp};
 
-use super::{Order, Record, Replay, State};
+use super::{Record, Replay, State};
 
 /// The form that is written, and the only one that is read.
 const FORM: u64 = 1;
@@ -18,8 +18,8 @@ impl Record {
     pub fn encode(&self) -> Bytes {
         let mut object = match &self.state {
             State::Dead => json!({"state": "dead"}),
-            State::Replaying { by, at, order } => json!({
-                "state": "replaying", "by": by, "at": at.to_string(), "order": order.as_str(),
+            State::Replaying { by, at } => json!({
+                "state": "replaying", "by": by, "at": at.to_string(),
             }),
             State::Replayed { at } => json!({"state": "replayed", "at": at.to_string()}),
             State::Discarded { by, at, reason } => json!({
@@ -77,7 +77,6 @@ impl Record {
             "replaying" => State::Replaying {
                 by: read.text("by")?.into(),
                 at: read.time("at")?,
-                order: read.order()?,
             },
             "replayed" => State::Replayed {
                 at: read.time("at")?,
@@ -118,7 +117,6 @@ fn replay_json(replay: &Replay) -> Value {
     let mut object = json!({
         "by": replay.by.as_str(),
         "at": replay.at.to_string(),
-        "order": replay.order.as_str(),
         "ended": replay.ended.to_string(),
     });
     if let Some((reason, error)) = &replay.failed {
@@ -140,7 +138,6 @@ fn replay(value: &Value) -> Result<Replay> {
     Ok(Replay {
         by: read.text("by")?.into(),
         at: read.time("at")?,
-        order: read.order()?,
         ended: read.time("ended")?,
         failed,
     })
@@ -184,10 +181,5 @@ impl<'a> Object<'a> {
     fn time(&self, member: &str) -> Result<Timestamp> {
         let time = self.text(member)?.parse();
         time.map_err(|error: Error| no_record(member).caused_by(error))
-    }
-
-    fn order(&self) -> Result<Order> {
-        let order = self.text("order")?.parse();
-        order.map_err(|error: Error| no_record("order").caused_by(error))
     }
 }

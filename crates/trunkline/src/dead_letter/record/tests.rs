@@ -26,7 +26,7 @@ fn dead() -> Record {
 }
 
 fn replaying() -> Record {
-    dead().replaying("ann", time(100), Order::Front).unwrap()
+    dead().replaying("ann", time(100)).unwrap()
 }
 
 /// What is written is pinned, because other versions read it.
@@ -49,15 +49,15 @@ fn a_record_is_read_as_it_is_written() {
                 incarnation: Some("x".into()),
                 ..replaying()
             },
-            r#"{"at":"1970-01-01T00:01:40Z","by":"ann","entry":3,"error":"no \"card\"\n","failures":5,"first_failure":"1970-01-01T00:00:00Z","incarnation":"x","last_failure":"1970-01-01T00:01:00Z","order":"front","reason":"failed","replays":1,"state":"replaying","v":1}"#,
+            r#"{"at":"1970-01-01T00:01:40Z","by":"ann","entry":3,"error":"no \"card\"\n","failures":5,"first_failure":"1970-01-01T00:00:00Z","incarnation":"x","last_failure":"1970-01-01T00:01:00Z","reason":"failed","replays":1,"state":"replaying","v":1}"#,
         ),
         (
             again,
-            r#"{"entry":3,"error":"bang","failures":7,"first_failure":"1970-01-01T00:00:00Z","history":[{"at":"1970-01-01T00:01:40Z","by":"ann","ended":"1970-01-01T00:01:41Z","error":"bang","order":"front","reason":"panicked"}],"id":"e1","key":"o-1","last_failure":"1970-01-01T00:01:41Z","reason":"panicked","replays":1,"state":"dead","type":"order.placed","v":1}"#,
+            r#"{"entry":3,"error":"bang","failures":7,"first_failure":"1970-01-01T00:00:00Z","history":[{"at":"1970-01-01T00:01:40Z","by":"ann","ended":"1970-01-01T00:01:41Z","error":"bang","reason":"panicked"}],"id":"e1","key":"o-1","last_failure":"1970-01-01T00:01:41Z","reason":"panicked","replays":1,"state":"dead","type":"order.placed","v":1}"#,
         ),
         (
             replaying().replayed(time(101)).unwrap(),
-            r#"{"at":"1970-01-01T00:01:41Z","entry":3,"error":"no \"card\"\n","failures":5,"first_failure":"1970-01-01T00:00:00Z","history":[{"at":"1970-01-01T00:01:40Z","by":"ann","ended":"1970-01-01T00:01:41Z","order":"front"}],"id":"e1","key":"o-1","last_failure":"1970-01-01T00:01:00Z","reason":"failed","replays":1,"state":"replayed","type":"order.placed","v":1}"#,
+            r#"{"at":"1970-01-01T00:01:41Z","entry":3,"error":"no \"card\"\n","failures":5,"first_failure":"1970-01-01T00:00:00Z","history":[{"at":"1970-01-01T00:01:40Z","by":"ann","ended":"1970-01-01T00:01:41Z"}],"id":"e1","key":"o-1","last_failure":"1970-01-01T00:01:00Z","reason":"failed","replays":1,"state":"replayed","type":"order.placed","v":1}"#,
         ),
         (
             discarded.unwrap(),
@@ -82,7 +82,7 @@ fn only_what_is_dead_is_replayed_and_only_what_is_replayed_has_an_outcome() {
         (discarded, [false; 5]),
     ] {
         let moved = [
-            record.replaying("x", time(1), Order::End).is_some(),
+            record.replaying("x", time(1)).is_some(),
             record.replayed(time(1)).is_some(),
             record.dead_again(time(1), "failed", "", 1).is_some(),
             record.discarded(&discard, "x", time(1)).is_some(),
@@ -98,7 +98,7 @@ fn only_what_is_dead_is_replayed_and_only_what_is_replayed_has_an_outcome() {
 fn the_history_is_that_of_the_last_five_replays() {
     let mut record = dead();
     for round in 0..7 {
-        let asked = record.replaying("ann", time(round), Order::End).unwrap();
+        let asked = record.replaying("ann", time(round)).unwrap();
         record = asked.dead_again(time(round), "failed", "no", 1).unwrap();
     }
     assert_eq!((record.replays, record.failures), (7, 12));
@@ -114,10 +114,10 @@ fn the_largest_record_is_a_small_value() {
         error: long[..1_024].to_owned(),
         ..dead()
     };
-    let mut record = record.replaying(&long, time(0), Order::End).unwrap();
+    let mut record = record.replaying(&long, time(0)).unwrap();
     for _ in 0..7 {
         record = record.dead_again(time(1), &long, &long, 1).unwrap();
-        record = record.replaying(&long, time(2), Order::End).unwrap();
+        record = record.replaying(&long, time(2)).unwrap();
     }
     let discard = Discard::because(long.clone()).also_replaying();
     let record = record.discarded(&discard, &long, time(3)).unwrap();
@@ -168,19 +168,12 @@ fn what_is_no_record_is_refused_by_kind() {
 }
 
 #[test]
-fn names_of_states_and_orders_are_read_as_they_are_written() {
+fn names_of_states_are_read_as_they_are_written() {
     for state in Stands::ALL {
         assert_eq!(state.to_string().parse::<Stands>().unwrap(), state);
     }
-    for order in [Order::Front, Order::End] {
-        assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
-    }
     assert_eq!(
         "lost".parse::<Stands>().unwrap_err().kind(),
-        ErrorKind::InvalidConfig
-    );
-    assert_eq!(
-        "first".parse::<Order>().unwrap_err().kind(),
         ErrorKind::InvalidConfig
     );
 }

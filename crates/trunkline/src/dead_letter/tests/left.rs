@@ -13,7 +13,7 @@ async fn a_sweep_removes_what_a_crash_and_retention_left() {
     // Retention took the second; the third is being replayed and lost its entry too.
     let three = letters.find(&id("billing/EVENTS/3")).await.unwrap();
     assert!(matches!(
-        letters.replay(&three, Order::End).await.unwrap(),
+        letters.replay(&three).await.unwrap(),
         Changed::Now(_)
     ));
     for seq in [2, 3] {
@@ -21,12 +21,12 @@ async fn a_sweep_removes_what_a_crash_and_retention_left() {
     }
     let two = letters.find(&id("billing/EVENTS/2")).await.unwrap();
     assert!(!two.has_entry);
-    let refused = letters.replay(&two, Order::End).await.unwrap_err();
+    let refused = letters.replay(&two).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::NoSuchDeadLetter);
     // The key of the fourth says that it is dealt with, and the entry is there still.
     let four = letters.find(&id("billing/EVENTS/4")).await.unwrap();
     let now = bus.inner.clock.now();
-    let asked = four.record.unwrap().replaying("ann", now, Order::End);
+    let asked = four.record.unwrap().replaying("ann", now);
     let done = asked.unwrap().replayed(now).unwrap();
     put(&bus, "billing.EVENTS.0.dlq.4", &done.encode()).await;
     assert_eq!(
@@ -54,9 +54,7 @@ async fn an_entry_that_took_the_place_of_another_is_not_removed_with_it() {
     let kept = buried(&bus, &entry("billing", 1, "a")).await;
     // The key of a letter from before the dead-letter stream was made anew.
     let old = entry("audit", 5, "a");
-    note(&bus.inner, &old, &Record::dead(&old, kept, None))
-        .await
-        .unwrap();
+    note(&bus, &old, &Record::dead(&old, kept, None)).await;
     let letters = bus.dead_letters();
     let letter = letters.find(&id("audit/EVENTS/5")).await.unwrap();
     assert!(matches!(

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smol_str::SmolStr;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use trunkline_core::engine::{Expectation, Op, Rev, Seq, StateKey, StoredEvent, Watched};
+use trunkline_core::engine::{Committed, Expectation, Op, Rev, Seq, StoredEvent};
 use trunkline_core::{ErrorKind, Result, Timestamp, key};
 
 use super::super::body;
 use super::super::claim::Place;
-use super::super::partition::Lane;
+use super::super::partition::{Lane, Write};
 use super::super::record::{Layout, Side};
 use super::super::store::{Known, Store};
 use super::runs::RunId;
+use super::standing::{Asked, News, Requests, Standing, Taken};
 use super::tasks::Done;
 use super::{Member, PAUSE};
 use crate::consumer::Shared;
@@ -39,92 +38,6 @@ pub(super) struct Exhumed {
     taken: Rev,
 }
 
-/// A dead letter that somebody wants to be run again, as far as one has heard.
-#[derive(Debug)]
-pub(super) struct Asked {
-    seq: Seq,
-    /// The revision that says so.
-    rev: Rev,
-    /// None once it stands otherwise.
-    key: Option<Option<SmolStr>>,
-}
-
-/// Tells of every dead letter that is to be run again, and of those that are not any more.
-#[derive(Debug)]
-pub(super) struct Requests {
-    asked: mpsc::UnboundedReceiver<Asked>,
-    task: AbortHandle,
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Requests {
-    pub(super) fn watch(store: Store, dead: &keys::Place) -> Result<Self> {
-        let (told, asked) = mpsc::unbounded_channel();
-        let prefix = dead.prefix()?;
-        let task = tokio::spawn(async move {
-            loop {
-                let ended = watch(&store, &prefix, &told).await;
-                if told.is_closed() || ended.is_err_and(|error| error.kind() == ErrorKind::Closed) {
-                    return;
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        Ok(Self {
-            asked,
-            task: task.abort_handle(),
-        })
-    }
-
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Asked {
-        match self.asked.recv().await {
-            Some(asked) => asked,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-async fn watch(
-    store: &Store,
-    prefix: &StateKey,
-    told: &mpsc::UnboundedSender<Asked>,
-) -> Result<()> {
-    let mut watch = store
-        .engine
-        .state()
-        .watch(&store.bucket, Some(prefix), 0)
-        .await?;
-    loop {
-        let (key, rev, record) = match watch.next().await? {
-            Watched::CaughtUp(_) => continue,
-            Watched::Put(entry) => (entry.key, entry.rev, Record::decode(&entry.value).ok()),
-            Watched::Deleted { key, rev, .. } | Watched::Expired { key, rev, .. } => {
-                (key, rev, None)
-            }
-        };
-        let seq = key.as_str().rsplit('.').next();
-        let Some(seq) = seq.and_then(|seq| seq.parse().ok()) else {
-            continue;
-        };
-        let replaying = record.filter(|record| matches!(record.state, State::Replaying { .. }));
-        let asked = Asked {
-            seq,
-            rev,
-            key: replaying.map(|record| record.key),
-        };
-        if told.send(asked).is_err() {
-            return Ok(());
-        }
-    }
-}
-
 impl Member {
     fn dead(&self, layout: Layout) -> keys::Place {
         keys::Place {
@@ -143,18 +56,89 @@ impl Member {
         Ok(())
     }
 
-    pub(super) fn asked(&mut self, Asked { seq, rev, key }: Asked) {
-        match key {
-            // What we took on ourselves comes back as news, and is none.
-            Some(_) if self.taken.get(&seq).is_some_and(|taken| rev <= *taken) => {}
-            Some(key) => {
-                self.asked.insert(seq, key);
+    pub(super) fn heard(&mut self, news: News, now: Instant) -> Result<()> {
+        match news {
+            News::Stands(seq, rev, standing) => {
+                self.heard_of = self.heard_of.max(rev);
+                self.stands(seq, rev, standing, now)
             }
-            None => {
-                self.asked.remove(&seq);
-                self.taken.remove(&seq);
+            News::ToldAll => {
+                let ours: Vec<u16> = self.partitions.keys().copied().collect();
+                ours.into_iter().for_each(|id| self.look_after_held(id));
+                Ok(())
             }
         }
+    }
+
+    fn stands(&mut self, seq: Seq, rev: Rev, standing: Standing, now: Instant) -> Result<()> {
+        // Who tells may be a copy that lags, and tell what is over by now.
+        if self.asked.get(&seq).is_some_and(|asked| asked.rev > rev) {
+            return Ok(());
+        }
+        if let Standing::Asked(key) = standing {
+            self.asked.insert(seq, Asked { rev, key });
+            return Ok(());
+        }
+        self.asked.remove(&seq);
+        if self.taken.get(&seq).is_some_and(|taken| taken.rev <= rev) {
+            self.taken.remove(&seq);
+        }
+        match standing {
+            Standing::Settled => self.dealt_with(seq, now),
+            Standing::Asked(_) | Standing::Dead => Ok(()),
+        }
+    }
+
+    /// What waits for that dead letter goes on.
+    fn dealt_with(&mut self, seq: Seq, now: Instant) -> Result<()> {
+        // What was about to run again does not.
+        self.beginning.remove(&seq);
+        let mut partitions = self.partitions.values_mut();
+        match partitions.find(|one| one.side(seq).is_some()) {
+            Some(partition) => partition.let_go(seq, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks which dead letters that hold their keys were dealt with while nobody listened.
+    pub(super) fn look_after_held(&mut self, id: u16) {
+        let layout = self.definition.as_ref().map(super::Definition::layout);
+        let (Some(partition), Some(layout)) = (self.partitions.get(&id), layout) else {
+            return;
+        };
+        let held = partition.awaits_operators();
+        if held.is_empty() || !self.shared.hold_key {
+            return;
+        }
+        // What was heard before the partition was ours, was heard in vain.
+        let at_least = partition.epoch.max(self.heard_of);
+        let (epoch, dead) = (partition.epoch, self.dead(layout));
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(async move {
+            let settled = settled(&shared, &dead, &held, at_least).await;
+            Done::Settled(id, epoch, settled)
+        });
+    }
+
+    /// These dead letters were dealt with.
+    pub(super) fn settled(
+        &mut self,
+        partition: u16,
+        epoch: Rev,
+        settled: Result<Vec<Seq>>,
+        now: Instant,
+    ) -> Result<()> {
+        for seq in settled? {
+            let run = RunId {
+                partition,
+                epoch,
+                seq,
+            };
+            if self.mine(run).is_some() {
+                self.dealt_with(seq, now)?;
+            }
+        }
+        Ok(())
     }
 
     /// Begins the replays that concern partitions of ours.
@@ -166,30 +150,38 @@ impl Member {
             return;
         }
         let mut begun = Vec::new();
-        for (seq, key) in &self.asked {
+        for (seq, Asked { rev, key }) in &self.asked {
             let slot = key
                 .as_deref()
                 .map_or_else(|| Lane::new(None, *seq).slot(), key::slot);
             let Some(partition) = self.partitions.get(&layout.partition(slot)) else {
                 continue;
             };
-            let begins = self.beginning.contains(seq) || partition.side(*seq).is_some();
-            if !begins && !partition.stopping && partition.has_room() {
-                begun.push(RunId {
+            let taken = self.taken.get(seq);
+            // What we took on ourselves comes back as news, and is none.
+            let is_taken =
+                taken.is_some_and(|taken| taken.epoch == partition.epoch && *rev <= taken.rev);
+            let holds = partition.holds(*seq);
+            let is_busy =
+                self.beginning.contains(seq) || (partition.side(*seq).is_some() && !holds);
+            if !is_taken && !is_busy && !partition.stopping && (holds || partition.has_room()) {
+                let run = RunId {
                     partition: partition.id,
                     epoch: partition.epoch,
                     seq: *seq,
-                });
+                };
+                begun.push((run, *rev));
             }
         }
-        for run in begun {
-            // It is heard of again if it is still to be run after this.
-            self.asked.remove(&run.seq);
+        for (run, rev) in begun {
+            let epoch = run.epoch;
+            self.taken.insert(run.seq, Taken { rev, epoch });
             self.beginning.insert(run.seq);
             let (place, shared) = (Arc::clone(&self.place), Arc::clone(&self.shared));
             let dead = self.dead(layout);
             self.tasks.spawn(async move {
-                Done::Replay(run, exhume(&shared, &place, layout, &dead, run).await)
+                let found = exhume(&shared, &place, layout, &dead, run, rev).await;
+                Done::Replay(run, found)
             });
         }
     }
@@ -201,9 +193,8 @@ impl Member {
         found: Result<Option<Exhumed>>,
         now: Instant,
     ) -> Result<()> {
-        self.beginning.remove(&run.seq);
         // Whoever has it by now is told of it, which may be ourselves.
-        if self.mine(run).is_none() {
+        if !self.beginning.remove(&run.seq) || self.mine(run).is_none() {
             return Ok(());
         }
         match found {
@@ -213,8 +204,8 @@ impl Member {
                 entry,
                 taken,
             })) => {
-                self.asked.remove(&run.seq);
-                self.taken.insert(run.seq, taken);
+                let epoch = run.epoch;
+                self.taken.insert(run.seq, Taken { rev: taken, epoch });
                 tracing::info!(
                     consumer = %self.shared.name, stream = %self.place.stream, seq = run.seq,
                     "a dead letter runs again"
@@ -245,23 +236,27 @@ impl Member {
             return;
         };
         let (place, shared) = (Arc::clone(&self.place), Arc::clone(&self.shared));
-        let dead = self.dead(layout);
+        let (dead, at_least) = (self.dead(layout), self.known_of(run));
         self.tasks.spawn(async move {
             let buried = match side.replays {
                 Some(_) => {
-                    again(&shared, &dead, run.seq, |record, at| {
+                    again(&shared, &dead, run.seq, at_least, |record, at| {
                         let reason = side.reason.as_deref().unwrap_or("failed");
                         let error = side.error.as_deref().unwrap_or_default();
                         record.dead_again(at, reason, error, side.failures)
                     })
                     .await
                 }
-                None => bury(&shared, &place, layout, run.seq, &side)
-                    .await
-                    .map(|()| Vec::new()),
+                None => bury(&shared, &place, layout, &dead, run, &side).await,
             };
             Done::Burial(run, buried)
         });
+    }
+
+    /// The revision at which the state of a dead letter of ours is known to be there.
+    fn known_of(&self, run: RunId) -> Rev {
+        let taken = self.taken.get(&run.seq);
+        taken.map_or(run.epoch, |taken| taken.rev.max(run.epoch))
     }
 
     /// A replay is done: finds out what is to be written of it.
@@ -270,8 +265,9 @@ impl Member {
             return;
         };
         let (shared, dead) = (Arc::clone(&self.shared), self.dead(layout));
+        let at_least = self.known_of(run);
         self.tasks.spawn(async move {
-            let ops = again(&shared, &dead, run.seq, Record::replayed).await;
+            let ops = again(&shared, &dead, run.seq, at_least, Record::replayed).await;
             Done::Replayed(run, ops)
         });
     }
@@ -296,9 +292,11 @@ async fn exhume(
     layout: Layout,
     dead: &keys::Place,
     run: RunId,
+    asked: Rev,
 ) -> Result<Option<Exhumed>> {
     let inner = &shared.bus.inner;
-    let Some(kept) = keys::read(inner, dead, run.seq).await? else {
+    let read = |at_least| persist(move || keys::read_since(inner, dead, run.seq, at_least));
+    let Some(kept) = read(asked).await? else {
         return Ok(None);
     };
     let record = kept.record?;
@@ -316,12 +314,12 @@ async fn exhume(
         Known::Conflict => return Ok(None),
         Known::Done(revs) => revs.first().copied().unwrap_or(kept.rev),
         // Its answer was lost; whatever the key says by now, it is no older than that.
-        Known::DoneBefore => match keys::read(inner, dead, run.seq).await? {
+        Known::DoneBefore => match read(kept.rev).await? {
             Some(kept) => kept.rev,
             None => return Ok(None),
         },
     };
-    let Some(stored) = dead_letter::entry_at(inner, record.entry).await? else {
+    let Some(stored) = persist_found(|| dead_letter::entry_at(inner, record.entry)).await? else {
         return Err(trunkline_core::Error::new(
             ErrorKind::NoSuchDeadLetter,
             format!(
@@ -339,27 +337,53 @@ async fn exhume(
     }))
 }
 
-/// The change that says how a replay ended.
+/// Which of these dead letters are dealt with.
+async fn settled(
+    shared: &Shared,
+    dead: &keys::Place,
+    seqs: &[Seq],
+    at_least: Rev,
+) -> Result<Vec<Seq>> {
+    let inner = &shared.bus.inner;
+    let mut settled = Vec::new();
+    for seq in seqs.iter().copied() {
+        let kept = persist(|| keys::read_since(inner, dead, seq, at_least)).await?;
+        if let Standing::Settled = Standing::of(kept.map(|kept| kept.record).as_ref()) {
+            settled.push(seq);
+        }
+    }
+    Ok(settled)
+}
+
+/// The change that says how a replay ended. None if somebody has discarded it meanwhile; then that
+/// stands, as it does if somebody does so before this is written.
 async fn again(
     shared: &Shared,
     dead: &keys::Place,
     seq: Seq,
+    at_least: Rev,
     change: impl Fn(&Record, Timestamp) -> Option<Record>,
 ) -> Result<Vec<Op>> {
     let inner = &shared.bus.inner;
-    let kept = persist(|| keys::read(inner, dead, seq)).await?;
+    let kept = persist(|| keys::read_since(inner, dead, seq, at_least)).await?;
     let now = inner.clock.now();
-    let record = kept.and_then(|kept| kept.record.ok());
-    let changed = record.and_then(|record| change(&record, now));
-    // Somebody may have discarded it meanwhile; then that stands.
+    let changed = kept.and_then(|kept| Some((change(&kept.record.ok()?, now)?, kept.rev)));
     changed
-        .map(|record| dead.put(seq, &record, Expectation::Any))
+        .map(|(record, rev)| dead.put(seq, &record, Expectation::Rev(rev)))
         .into_iter()
         .collect()
 }
 
-/// Stores the entry, and lists it.
-async fn bury(shared: &Shared, place: &Place, layout: Layout, seq: Seq, side: &Side) -> Result<()> {
+/// Stores the entry; the change that lists it.
+async fn bury(
+    shared: &Shared,
+    place: &Place,
+    layout: Layout,
+    dead: &keys::Place,
+    run: RunId,
+    side: &Side,
+) -> Result<Vec<Op>> {
+    let seq = run.seq;
     let (inner, store, name) = (&shared.bus.inner, &place.store, &shared.name);
     let load = || {
         body::load(
@@ -419,9 +443,41 @@ async fn bury(shared: &Shared, place: &Place, layout: Layout, seq: Seq, side: &S
         consumer = %name, stream = %place.stream, seq, failures = side.failures,
         reason = %entry.reason, error = entry.error, %subject, "given up; stored as a dead letter"
     );
-    // What an operator said of it meanwhile stays.
     let record = Record::dead(&entry, stored, envelope.as_deref());
-    persist(|| dead_letter::note(inner, &entry, &record)).await
+    // An operator may have come upon the entry before it was noted down; what was said then stands.
+    let kept = persist(|| keys::read_since(inner, dead, seq, run.epoch)).await?;
+    let expect = match kept {
+        None => Expectation::Absent,
+        Some(kept) if kept.record.is_err() => Expectation::Rev(kept.rev),
+        Some(_) => return Ok(Vec::new()),
+    };
+    Ok(vec![dead.put(seq, &record, expect)?])
+}
+
+/// Writes under the fence of a partition; whether that was still owned. How a dead letter stands
+/// is left as it is if an operator has changed it since it was looked at.
+pub(super) async fn write(
+    place: &Place,
+    layout: Layout,
+    partition: u16,
+    epoch: Rev,
+    mut write: Write,
+) -> Result<bool> {
+    let owner = place.keys.owner(layout, partition)?;
+    loop {
+        let fence = vec![(owner.clone(), Expectation::Rev(epoch))];
+        let Write { id, ops } = &write;
+        let outcome = place.store.outcome(id.clone(), fence, ops.clone()).await?;
+        let Committed::Conflict { key, .. } = outcome else {
+            return Ok(true);
+        };
+        let before = write.ops.len();
+        write.ops.retain(|op| *op.key() != key);
+        if key == owner || write.ops.len() == before {
+            return Ok(false);
+        }
+        write.id = Store::commit_id();
+    }
 }
 
 /// Reads what this owner has written, perhaps a moment ago. Only after several looks it counts as damaged:
@@ -431,6 +487,19 @@ async fn persist_written<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F)
         match persist(&read).await {
             Err(error) if error.kind() == ErrorKind::Damaged => tokio::time::sleep(PAUSE).await,
             answer => return answer,
+        }
+    }
+    persist(&read).await
+}
+
+/// Reads what is there, if it is. What answers may be a copy that lags and does not have it yet.
+async fn persist_found<T, F: Future<Output = Result<Option<T>>>>(
+    read: impl Fn() -> F,
+) -> Result<Option<T>> {
+    for _ in 1..LOOKS {
+        match persist(&read).await? {
+            None => tokio::time::sleep(PAUSE).await,
+            found => return Ok(found),
         }
     }
     persist(&read).await

@@ -142,7 +142,7 @@ impl Member {
         own + open >= MAX_WAITING
     }
 
-    pub(super) fn heard(&mut self, Heard { slot, seq, handed }: Heard) {
+    pub(super) fn heard_of_handover(&mut self, Heard { slot, seq, handed }: Heard) {
         let Some(handovers) = &mut self.handovers else {
             return;
         };

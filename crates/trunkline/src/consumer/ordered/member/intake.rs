@@ -390,7 +390,7 @@ impl Member {
             let settler = Arc::clone(&intake.settler);
             self.tasks.spawn(async move {
                 let settled = settler.settle(batch.clone(), false).completed().await;
-                Done::Settled(batch, settled)
+                Done::Told(batch, settled)
             });
         }
         if !intake.is_renewing && intake.renew_at <= now {
@@ -424,7 +424,7 @@ impl Member {
 
     /// What the engine said to what was decided. What could not be told is kept, unless there is no
     /// hope: an engine that is away for a while must not cost a member what its handlers did.
-    pub(super) fn settled(
+    pub(super) fn told(
         &mut self,
         batch: Batch<(Token, Settle)>,
         settled: Result<Vec<Result<()>>>,

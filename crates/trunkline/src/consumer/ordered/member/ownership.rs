@@ -337,22 +337,22 @@ impl Member {
         id: u16,
         claimed: Option<super::super::partition::Claimed>,
         now: Instant,
-    ) {
+    ) -> Result<()> {
         let Some(definition) = &self.definition else {
-            return;
+            return Ok(());
         };
         // It was claimed as part of something that is no more.
         if definition.layout() != layout {
-            return;
+            return Ok(());
         }
         let Some(claimed) = claimed else {
             self.holds.insert(id, Hold::NotBefore(now + AGAIN_AFTER));
-            return;
+            return Ok(());
         };
         self.holds.remove(&id);
         // Without a lease it is not ours to begin; it will be claimed anew.
         if !self.place.lease.holds(now) {
-            return;
+            return Ok(());
         }
         let mut partition = super::Partition::new(
             id,
@@ -363,6 +363,11 @@ impl Member {
             now,
         );
         partition.lagging = self.reader.is_open() && partition.cursor().read() + 1 < self.reader.at;
+        match self.shared.hold_key {
+            true => partition.hold_keys(),
+            // It was told so once, and is not any more.
+            false => partition.let_all_go(now)?,
+        }
         if self.stopping.borrow().to_owned() {
             partition.stop();
         }
@@ -372,6 +377,8 @@ impl Member {
             "a partition is claimed"
         );
         self.partitions.insert(id, partition);
+        self.look_after_held(id);
+        Ok(())
     }
 
     /// Writes down that partitions are given up in which nothing is left to do.

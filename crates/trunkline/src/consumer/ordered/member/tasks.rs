@@ -29,10 +29,12 @@ pub(super) enum Done {
     /// A dead letter that is to run again, if it still is.
     Replay(RunId, Result<Option<Exhumed>>),
     Unburied(Result<u64>),
+    /// Dead letters of a partition that were dealt with while nobody listened.
+    Settled(u16, Rev, Result<Vec<Seq>>),
     Page(Seq, Result<Page>),
     Sweep(Rev, Result<()>),
     /// What was decided of deliveries, and what the engine said to it.
-    Settled(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
+    Told(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     HandedOver(Layout, Result<Vec<Stored>>),
     TakenOn(u16, Rev, Result<Taken>),
@@ -155,7 +157,7 @@ impl Member {
             if let Some(write) = partition.write(now, super::Store::commit_id)? {
                 let (place, id, epoch) = (Arc::clone(&self.place), partition.id, partition.epoch);
                 self.tasks.spawn(async move {
-                    let stored = place.fenced(layout, id, epoch, write.id, write.ops).await;
+                    let stored = super::burials::write(&place, layout, id, epoch, write).await;
                     Done::Write(id, epoch, stored)
                 });
             }
@@ -169,10 +171,7 @@ impl Member {
             Error::new(ErrorKind::Internal, "a part of the member failed").caused_by(error)
         })?;
         match done {
-            Done::Claim(layout, id, claimed) => {
-                self.claimed(layout, id, claimed?, now);
-                Ok(())
-            }
+            Done::Claim(layout, id, claimed) => self.claimed(layout, id, claimed?, now),
             Done::Release(id, epoch, released) => {
                 released?;
                 // It may have become another one meanwhile, with the number of this.
@@ -215,7 +214,7 @@ impl Member {
                     None => Ok(()),
                 }
             }
-            Done::Settled(batch, settled) => self.settled(batch, settled, now),
+            Done::Told(batch, told) => self.told(batch, told, now),
             Done::Renewed(batch, renewed) => {
                 self.renewed(&batch, renewed);
                 Ok(())
@@ -229,6 +228,7 @@ impl Member {
                 Ok(())
             }
             Done::Replay(run, found) => self.exhumed(run, found, now),
+            Done::Settled(id, epoch, settled) => self.settled(id, epoch, settled, now),
             Done::Unburied(removed) => {
                 if let Err(error) = removed {
                     tracing::warn!(

@@ -110,6 +110,12 @@ impl Lanes {
         first
     }
 
+    /// Whether this event is the one that has come forward.
+    pub(super) fn is_front(&self, lane: &Lane, seq: Seq) -> bool {
+        let queue = self.lanes.get(lane);
+        queue.is_some_and(|queue| queue.front == Some(seq))
+    }
+
     /// This event, which had come forward, is done with.
     pub(super) fn done(&mut self, lane: &Lane, seq: Seq) {
         if let Some(queue) = self.lanes.get_mut(lane) {
