@@ -11,6 +11,7 @@
 //!   assign       who should own what                    (pure)
 //!   claim        taking a partition over
 //!   partition    turns, failures, what to write         (pure)
+//!   gauge        what other tools see of it             (a task)
 //!   member       ties them to the reader and the handlers
 //! ```
 //!
@@ -21,6 +22,7 @@ mod assign;
 mod body;
 mod claim;
 mod cursor;
+mod gauge;
 mod member;
 mod membership;
 mod partition;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Position, Rev, Seq, StateKey};
+use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Gauge, Position, Rev, Seq, StateKey};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
 use super::super::ordered::record::{
@@ -45,6 +45,9 @@ pub struct ConsumerStatus {
     pub dead: u64,
     /// Sequences at most that retention removed before they were handled.
     pub expired_at_most: u64,
+    /// How that stands which tools of the engine's own server see of it. None where there are no such
+    /// tools, or they know the consumer without it, or it could not be seen.
+    pub gauge: Option<Gauge>,
 }
 
 /// A member of a consumer.
@@ -90,6 +93,7 @@ impl Bus {
             handled: 0,
             dead: 0,
             expired_at_most: 0,
+            gauge: None,
         };
         for (id, heartbeat, _, heard_of) in &control.members {
             let owns = |(at, (owner, _)): (&(u64, u16, u16), &(Owner, Rev))| {
@@ -124,12 +128,12 @@ impl Bus {
         if status.ordered {
             let owned: usize = status.members.iter().map(|one| one.partitions.len()).sum();
             status.unowned = usize::from(layout.partitions).saturating_sub(owned);
-            let begun = progress.len() == usize::from(layout.partitions);
-            let lowest = progress.values().map(|one| one.floor).min();
-            status.floor = match lowest {
-                Some(lowest) if begun => lowest,
-                _ => definition.start - 1,
-            };
+            let floors: Vec<Seq> = progress.values().map(|one| one.floor).collect();
+            status.floor = definition.lowest(&floors);
+            if let Some(gauges) = self.inner.engine.gauges() {
+                // Who may read the records and not ask for this is told everything else.
+                status.gauge = gauges.look(&at).await.ok();
+            }
         } else if let Some(backlog) = backlog {
             status.floor = backlog.floor;
             status.expired_at_most = backlog.expired_at_most;

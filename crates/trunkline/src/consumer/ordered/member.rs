@@ -15,11 +15,12 @@ use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use trunkline_core::engine::{Gap, Page, Position, Rev, Seq};
+use trunkline_core::engine::{ConsumerRef, Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
 use super::super::{Control, Shared, StopReport};
 use super::claim::{Place, define};
+use super::gauge::Keeper;
 use super::membership::{Membership, Says};
 use super::partition::Partition;
 use super::reader::{Read, Reader};
@@ -69,6 +70,7 @@ pub(in crate::consumer) struct Member {
     shared: Arc<Shared>,
     place: Arc<Place>,
     membership: Membership,
+    gauge: Keeper,
     control: watch::Receiver<Control>,
     stopping: watch::Sender<bool>,
     /// What the member works by; none until it has seen it.
@@ -135,6 +137,12 @@ impl Member {
             me,
             lease: Arc::clone(&membership.lease),
         };
+        let place = Arc::new(place);
+        let at = ConsumerRef {
+            stream: place.stream.clone(),
+            consumer: shared.name.clone(),
+        };
+        let gauge = Keeper::begin(Arc::clone(&place), at, membership.view.clone());
         let stopping = watch::Sender::new(false);
         let context = MemberContext {
             consumer: shared.name.clone(),
@@ -145,13 +153,14 @@ impl Member {
         Ok(Self {
             runs: Runs::new(
                 Arc::clone(&shared),
-                place.clone(),
+                Place::clone(&place),
                 Arc::new(context),
                 control.clone(),
             ),
             shared,
-            place: Arc::new(place),
+            place,
             membership,
+            gauge,
             control,
             stopping,
             definition: None,

@@ -279,6 +279,15 @@ impl Definition {
         }
     }
 
+    /// Up to where everything is settled, by the floors of the partitions that have one.
+    pub(in crate::consumer) fn lowest(&self, floors: &[Seq]) -> Seq {
+        let begun = floors.len() == usize::from(self.partitions);
+        match floors.iter().min() {
+            Some(lowest) if begun => *lowest,
+            _ => self.start - 1,
+        }
+    }
+
     pub(in crate::consumer) fn filters(&self) -> Result<Vec<Filter>> {
         self.filters.iter().map(Filter::new).collect()
     }

@@ -42,6 +42,7 @@ impl Member {
                 "what was done could not all be written before the stop; it may come again"
             );
         }
+        self.gauge.last_word().await;
         let me = self.place.me.clone();
         let heartbeat = self
             .membership
