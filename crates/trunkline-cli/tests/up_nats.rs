@@ -7,12 +7,14 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use serde_json::Value;
 use trunkline_nats_server::{NatsServer, ServerOptions, VARIABLE, obtain};
+use trunkline_testing::fixture::OrderPlaced;
 
 use support::{Lines, ends, in_time, run, signal, trunkline};
 
@@ -265,4 +267,68 @@ fn a_server_goes_with_it_when_it_is_killed() {
         }
     });
     folder.is_free();
+}
+
+/// One request to the server's API, as any NATS client sends it.
+fn ask(port: u16, subject: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let sent = format!(
+        "CONNECT {{\"verbose\":false}}\r\nSUB _INBOX.why 1\r\nPUB {subject} _INBOX.why {}\r\n{body}\r\n",
+        body.len()
+    );
+    stream.write_all(sent.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("MSG _INBOX")).unwrap();
+    lines.next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_tells_what_other_tools_see_of_a_consumer_and_did_to_it() {
+    let folder = Folder::new("why");
+    let up = start(command(&folder, &["--nats-port", "0"]));
+    let port = up.port();
+    let url = up.line["nats"]["url"].as_str().unwrap().to_owned();
+    let bus = trunkline::Bus::connect(&url).await.unwrap();
+    let consumer = bus.consumer("orders").ordered();
+    let consumer = consumer.on(|_: OrderPlaced| async {});
+    let consumer = consumer.start().await.unwrap();
+    let why = |expected: &'static str| {
+        let url = url.clone();
+        let asked = move || {
+            let mut asked;
+            // Its members make what others see within a few seconds.
+            loop {
+                asked = run(&["consumers", "why", "orders", "--url", &url]).with(0);
+                if asked.stdout.contains(expected) || expected.is_empty() {
+                    return asked.stdout.clone();
+                }
+            }
+        };
+        tokio::task::spawn_blocking(move || in_time(asked))
+    };
+    let api = move |verb: &str, body: &str| {
+        ask(
+            port,
+            &format!("$JS.API.CONSUMER.{verb}.EVENTS.orders"),
+            body,
+        )
+    };
+    while api("INFO", "").contains("10014") {
+        tokio::task::yield_now().await;
+    }
+    api("PAUSE", r#"{"pause_until":"2099-01-01T00:00:00Z"}"#);
+    let said = why("which stops nothing").await.unwrap();
+    for part in [
+        "nats consumer resume EVENTS orders",
+        "trunkline consumers pause orders",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    api("PAUSE", "");
+    let said = why("").await.unwrap();
+    assert!(!said.contains("which stops nothing"), "{said}");
+    consumer.stop().await;
+    bus.close().await.unwrap();
+    signal(up.child.id(), "TERM");
+    assert_eq!(up.ended().0, 0);
 }

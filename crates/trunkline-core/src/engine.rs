@@ -1,6 +1,7 @@
 //! The seam: what an engine must do, and all that the rest of Trunkline knows of one.
 //!
-//! Five small groups of operations, each batch first and object safe. Retries, order, leases
+//! Five small groups of operations, each batch first and object safe, and gauges where a server has
+//! tools of its own. Retries, order, leases
 //! across engines, dead letters and replay are written once above this seam; nothing here is
 //! emulated by an engine that lacks it, and no method has a default.
 //!
@@ -16,6 +17,7 @@
 mod admitted;
 mod capability;
 mod consume;
+mod gauge;
 mod link;
 mod live;
 mod log;
@@ -36,6 +38,7 @@ pub use capability::{Capabilities, Durability, Limits, Reach};
 pub use consume::{
     Consume, ConsumerRef, Delivery, Feed, Fetched, Membership, Settle, Settler, Token,
 };
+pub use gauge::{Gauge, Gauges};
 pub use link::LinkOptions;
 pub use live::{Heard, Listener, Live, Message, Route};
 pub use log::{
@@ -145,6 +148,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// What streams and consumers there are.
     fn topology(&self) -> &dyn Topology;
+
+    /// What tools of the engine's own server see of consumers that it does not know. None where there
+    /// are no such tools, or the server is too old for it.
+    fn gauges(&self) -> Option<&dyn Gauges>;
 
     /// Hands over what was admitted, then closes. Further calls of it do nothing; every other call
     /// then fails with [`ErrorKind::Closed`](crate::ErrorKind::Closed).

@@ -37,8 +37,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use trunkline_core::engine::{
-    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Limits, Link, Live, Log, Reach,
-    State, Topology,
+    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Gauges, Limits, Link, Live,
+    Log, Reach, State, Topology,
 };
 use trunkline_core::headers::Headers;
 use trunkline_core::local::Listeners;
@@ -302,6 +302,10 @@ impl Engine for LogEngine {
 
     fn topology(&self) -> &dyn Topology {
         self
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        None
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Limits, Link, Live, Log, Reach,
-    State, Topology,
+    Boxed, Bucket, Capabilities, Consume, Durability, Engine, Fact, Gauges, Limits, Link, Live,
+    Log, Reach, State, Topology,
 };
 use trunkline_core::headers::Headers;
 use trunkline_core::local::Listeners;
@@ -176,6 +176,10 @@ impl Engine for MemoryEngine {
 
     fn topology(&self) -> &dyn Topology {
         self
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        None
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -382,6 +382,8 @@ pub(crate) struct ConsumerInfo {
     pub(crate) ack_floor: Pair,
     pub(crate) num_ack_pending: u64,
     pub(crate) num_pending: u64,
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 /// A place in the stream, and in the consumer.

@@ -27,7 +27,8 @@ use crate::api::{ConsumerInfo, code, lost};
 use crate::asks::Lost;
 use crate::message::{self, Place};
 use crate::pull::{Pull, Pulled};
-use crate::topology::spec::asked_start;
+use crate::topology::gauge_there;
+use crate::topology::spec::{asked_start, is_gauge};
 use crate::wire::Wire;
 
 /// For how long a member that fetches no more keeps its demand standing. After that what comes goes
@@ -48,6 +49,9 @@ impl Consume for NatsEngine {
             self.wire.check_open()?;
             let info = self.consumer_info(consumer).await?;
             let info = info.ok_or_else(|| no_such_consumer(consumer))?;
+            if is_gauge(&info.config) {
+                return Err(gauge_there(consumer));
+            }
             let ack_wait = info
                 .config
                 .get("ack_wait")

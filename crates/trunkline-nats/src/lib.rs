@@ -7,7 +7,7 @@
 //! ```text
 //!   live      core publish and subscribe        consume   durable pull consumers, explicit acks
 //!   log       JetStream streams                 state     KV buckets, atomic batches
-//!   topology  the JetStream API
+//!   topology  the JetStream API                gauges    durables that are moved and never read
 //! ```
 
 mod api;
@@ -15,6 +15,7 @@ mod asks;
 mod consume;
 mod denied;
 pub mod doctor;
+mod gauge;
 mod live;
 mod log;
 mod message;
@@ -33,8 +34,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Capabilities, Consume, ConsumerRef, Durability, Engine, Fact, Limits, Link, LinkOptions,
-    Live, Log, Reach, State, Topology,
+    Boxed, Capabilities, Consume, ConsumerRef, Durability, Engine, Fact, Gauges, Limits, Link,
+    LinkOptions, Live, Log, Reach, State, Topology,
 };
 use trunkline_core::{Clock, Result};
 
@@ -58,6 +59,9 @@ pub struct NatsEngine {
 const POWER: &str = "unknown: a server with `sync_interval: always` loses nothing, one without it what it \
     acknowledged in the last two minutes, unless copies on other hosts survive; \
     `trunkline doctor --monitor URL` sees which";
+/// What tools of the server cannot see while it is too old.
+const NO_GAUGES: &str = "natscli, exporters and autoscalers see the lag of shared consumers and not of those in key order, \
+    which takes a server of 2.14 or later; `trunkline consumers lag` sees it";
 /// What the server may need of a message besides ours.
 const HEADROOM: usize = topology::spec::HEADROOM;
 /// Copies of a bucket that are asked for.
@@ -141,6 +145,13 @@ impl Engine for NatsEngine {
         ];
         facts.extend(info.domain.map(|domain| Fact::new("domain", domain)));
         facts.push(Fact::new("loss of power", POWER));
+        facts.push(Fact::new(
+            "other tools",
+            match self.gauges() {
+                Some(_) => "natscli, exporters and autoscalers see the lag of every consumer",
+                None => NO_GAUGES,
+            },
+        ));
         facts
     }
 
@@ -166,6 +177,12 @@ impl Engine for NatsEngine {
 
     fn topology(&self) -> &dyn Topology {
         self
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        let (major, minor, patch) = gauge::OLDEST_SERVER;
+        let can = self.wire.client.is_server_compatible(major, minor, patch);
+        can.then_some(self as &dyn Gauges)
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -14,7 +14,8 @@ use trunkline_core::plan::legal::{check_limits, check_start, no_such_consumer};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
 
 use self::spec::{
-    EXPIRED, consumer_config, consumer_spec, expired_before, set_stream, stream_config, stream_spec,
+    EXPIRED, consumer_config, consumer_spec, expired_before, is_gauge, set_stream, stream_config,
+    stream_spec,
 };
 use crate::NatsEngine;
 use crate::api::{ConsumerInfo, StreamInfo, code};
@@ -273,10 +274,12 @@ impl NatsEngine {
         check_limits(&spec)?;
         let stream = self.wire.known_stream(spec.at.stream.as_str()).await?;
         if let Some(found) = self.consumer_info(&spec.at).await? {
+            let is_gauge = is_gauge(&found.config);
             let found = consumer_spec(&spec.at.stream, &found.config);
             return match &found {
                 // Where it started is history: everything else must be as declared.
                 Some(found) if same(found, &spec) => Ok(()),
+                None if is_gauge => Err(gauge_there(&spec.at)),
                 _ => Err(Error::new(
                     ErrorKind::Drift,
                     format!(
@@ -313,6 +316,9 @@ impl NatsEngine {
         let stream = self.wire.known_stream(spec.at.stream.as_str()).await?;
         let found = self.consumer_info(&spec.at).await?;
         let found = found.ok_or_else(|| no_such_consumer(&spec.at))?;
+        if is_gauge(&found.config) {
+            return Err(gauge_there(&spec.at));
+        }
         check_reach(&spec, &stream_spec(&stream.config)?)?;
         let mut config = found.config;
         let wanted = consumer_config(
@@ -406,6 +412,18 @@ fn same(found: &ConsumerSpec, declared: &ConsumerSpec) -> bool {
     sorted(&found.filters) == sorted(&declared.filters)
         && found.ack_wait == declared.ack_wait
         && found.max_in_flight == declared.max_in_flight
+}
+
+/// Why a shared consumer cannot have the name of a gauge.
+pub(crate) fn gauge_there(at: &ConsumerRef) -> Error {
+    Error::new(
+        ErrorKind::Drift,
+        format!(
+            "consumer {0} of stream {1} handles keys in order, and its durable on the server only shows how far \
+             it is; give the shared consumer another name, or delete {0} first",
+            at.consumer, at.stream
+        ),
+    )
 }
 
 fn check_subjects(spec: &StreamSpec) -> Result<()> {

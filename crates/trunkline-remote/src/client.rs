@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use trunkline_core::engine::{
-    Boxed, Capabilities, Consume, Engine, Fact, Limits, Link, LinkOptions, Live, Log, State,
-    Topology,
+    Boxed, Capabilities, Consume, Engine, Fact, Gauges, Limits, Link, LinkOptions, Live, Log,
+    State, Topology,
 };
 use trunkline_core::{Clock, Result};
 
@@ -141,6 +141,11 @@ impl Engine for RemoteEngine {
 
     fn topology(&self) -> &dyn Topology {
         self
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        // Whoever is connected to the server itself sets them.
+        None
     }
 
     fn close(&self) -> Boxed<'_, ()> {

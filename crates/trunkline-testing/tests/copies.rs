@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 use trunkline::core::engine::{
-    Boxed, Capabilities, Change, Consume, Engine, Fact, Limits, Link, Live, Log, Reach, State,
-    StreamSpec, Topology,
+    Boxed, Capabilities, Change, Consume, Engine, Fact, Gauges, Limits, Link, Live, Log, Reach,
+    State, StreamSpec, Topology,
 };
 use trunkline::{Connect, Name};
 use trunkline_memory::{MemoryEngine, MemoryOptions};
@@ -62,6 +62,10 @@ impl Engine for Lone {
 
     fn topology(&self) -> &dyn Topology {
         self.0.topology()
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        self.0.gauges()
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -18,9 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use trunkline::core::engine::{
     Admitted, Append, AppendMode, Batch, Boxed, Capabilities, Change, Consume, ConsumerRef,
-    ConsumerSpec, Credit, Durability, Engine, Expect, Fact, Fetched, Follow, Followed, Heard,
-    Limits, Link, LinkOptions, Live, Log, Membership, Message, Outcome, Page, Position, Removal,
-    Settle, State, StreamSpec, Topology,
+    ConsumerSpec, Credit, Durability, Engine, Expect, Fact, Fetched, Follow, Followed, Gauges,
+    Heard, Limits, Link, LinkOptions, Live, Log, Membership, Message, Outcome, Page, Position,
+    Removal, Settle, State, StreamSpec, Topology,
 };
 use trunkline::core::wire::Body;
 use trunkline::core::{Headers, Subject, SystemClock};
@@ -85,6 +85,10 @@ impl Engine for Moody {
 
     fn topology(&self) -> &dyn Topology {
         self.inner.topology()
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        self.inner.gauges()
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use trunkline::core::engine::{
     Admission, Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed,
     Consume, ConsumerRef, Credit, Delivery, Engine, Entries, Fact, Feed, Fetched, Follow, Followed,
-    Heard, Limits, Link, Listener, Live, Log, Message, Outcome, Page, Position, Removal, Rev,
-    Route, Settle, Settler, State, StateKey, StoredEvent, Token, Topology, Watch,
+    Gauges, Heard, Limits, Link, Listener, Live, Log, Message, Outcome, Page, Position, Removal,
+    Rev, Route, Settle, Settler, State, StateKey, StoredEvent, Token, Topology, Watch,
 };
 use trunkline::core::{Clock, Headers, Subject};
 use trunkline::{Connect, ErrorKind, Filter, Name, Published, Result, Timestamp};
@@ -212,6 +212,10 @@ impl Engine for Broken {
 
     fn topology(&self) -> &dyn Topology {
         self.inner.topology()
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        self.inner.gauges()
     }
 
     fn close(&self) -> Boxed<'_, ()> {

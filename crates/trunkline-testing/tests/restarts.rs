@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use trunkline::core::engine::{
     Append, AppendMode, Boxed, Capabilities, Change, Commit, Consume, Credit, Durability, Engine,
-    Expect, Expectation, Fact, Limits, Link, LinkOptions, Live, Log, Op, State, StateKey,
+    Expect, Expectation, Fact, Gauges, Limits, Link, LinkOptions, Live, Log, Op, State, StateKey,
     StoredEvent, StreamSpec, Topology, Watched,
 };
 use trunkline::core::wire::Body;
@@ -78,6 +78,10 @@ impl Engine for Durable {
 
     fn topology(&self) -> &dyn Topology {
         self.0.topology()
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        self.0.gauges()
     }
 
     fn close(&self) -> Boxed<'_, ()> {

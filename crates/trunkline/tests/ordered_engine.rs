@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use trunkline::core::engine::{
     Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed, Consume,
-    Credit, Engine, Entries, Fact, Follow, Limits, Live, Log, Outcome, Page, Removal, Rev,
+    Credit, Engine, Entries, Fact, Follow, Gauges, Limits, Live, Log, Outcome, Page, Removal, Rev,
     State as StateGroup, StateKey, Topology, Watch,
 };
 use trunkline::{
@@ -89,6 +89,10 @@ impl Engine for Silent {
 
     fn topology(&self) -> &dyn Topology {
         self.inner.topology()
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        self.inner.gauges()
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use trunkline::core::engine::Gauge;
 use trunkline::core::{Clock, SystemClock};
 use trunkline::explain::ConsumerTerms;
 use trunkline::{
@@ -136,6 +137,17 @@ async fn standing(
     Ok(all)
 }
 
+/// How that stands which tools of the bus's own server see, in a word.
+fn gauge(gauge: Gauge) -> &'static str {
+    match gauge {
+        Gauge::Absent => "absent",
+        Gauge::Shown => "shown",
+        Gauge::Paused => "paused",
+        Gauge::Taken => "taken",
+        Gauge::Unfit => "unfit",
+    }
+}
+
 /// Those of one name.
 ///
 /// # Errors
@@ -253,6 +265,7 @@ impl Standing {
             "running": status.running,
             "handled": status.ordered.then_some(status.handled),
             "dead": status.has_records.then_some(status.dead),
+            "gauge": status.gauge.map(gauge),
         });
         if let (Value::Object(whole), Value::Object(more)) = (&mut whole, more) {
             whole.extend(more);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use trunkline::core::engine::Gauge;
 use trunkline::{Bus, ConsumerStatus, Name, Result};
 
 use super::standing::{BETWEEN_LOOKS, Standing, all_moving, of_name};
@@ -241,7 +242,46 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             Vec::new(),
         );
     }
+    reasons.extend(seen_by_others(one));
     reasons
+}
+
+/// What keeps tools of the bus's own server from seeing how far it is, or misleads whoever used them.
+fn seen_by_others(one: &Standing) -> Option<Reason> {
+    let (name, stream) = (&one.status.name, &one.status.stream);
+    let (reason, says, remedies) = match one.status.gauge? {
+        Gauge::Shown | Gauge::Unfit => return None,
+        Gauge::Paused => (
+            "paused_elsewhere",
+            "somebody paused its durable on the NATS server, which stops nothing: that only shows how far it is",
+            vec![
+                format!("nats consumer resume {stream} {name}"),
+                format!("trunkline consumers pause {name}   # if it was meant"),
+            ],
+        ),
+        Gauge::Taken => (
+            "hidden_elsewhere",
+            "a durable of its name on the NATS server does not belong to it: natscli, exporters and autoscalers \
+             see that one and not how far it is",
+            vec![format!(
+                "nats consumer rm {stream} {name}   # if nobody uses it"
+            )],
+        ),
+        // Its members make it.
+        Gauge::Absent if one.members() == Some(0) => return None,
+        Gauge::Absent => (
+            "hidden_elsewhere",
+            "natscli, exporters and autoscalers do not see how far it is: its durable is not on the NATS server; \
+             its members make it within 5 s, and if not, their log says why",
+            Vec::new(),
+        ),
+    };
+    Some(Reason {
+        reason,
+        holds_up: false,
+        says: says.to_owned(),
+        remedies,
+    })
 }
 
 fn bound(one: &Standing) -> String {

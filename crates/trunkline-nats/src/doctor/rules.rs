@@ -73,7 +73,7 @@ rules! {
     WINDOW_TOO_SMALL = "TD-16", Risking, "ids are remembered for too short a time",
         "`duplicate_window` is below 2 minutes, or below `max_age` where that is shorter. A publisher that repeats longer than that stores twice.";
     NOBODY_PULLS = "TD-17", Stalling, "nobody takes what a consumer has before it",
-        "A durable consumer has events before it, no pull is waiting (or no client is bound to a push consumer), nothing is under a lease, and nothing was delivered for a minute: its handler ended or was never started. Paused consumers are TD-35.";
+        "A durable consumer has events before it, no pull is waiting (or no client is bound to a push consumer), nothing is under a lease, and nothing was delivered for a minute: its handler ended or was never started. Paused consumers are TD-35. Durables that only show how far a consumer of Trunkline is are left out.";
     NO_GROUP = "TD-18", Wasting, "instances of one service listen without a group",
         "Several connections of the same client name subscribe to one subject without a queue group (monitor): each instance handles every event. That is right for caches and gateways that show events to their own users, and wrong for handlers that act.";
     NOT_LISTENED_NOT_STORED = "TD-19", Losing, "what is published goes nowhere",
@@ -107,9 +107,9 @@ rules! {
     OLD_SERVER = "TD-33", Risking, "the server is too old",
         "Below 2.12.1 Trunkline refuses the server: faults that lose acknowledged writes are known.";
     UNTESTED_SERVER = "TD-34", Risking, "the server is older than what is tested",
-        "Below 2.15 the limits and the cost of flushing differ from what Trunkline is tested with.";
+        "Below 2.15 the limits and the cost of flushing differ from what Trunkline is tested with. Below 2.14 natscli, exporters and autoscalers do not see the lag of consumers in key order.";
     PAUSED = "TD-35", Stalling, "a consumer is paused",
-        "It gets nothing until the time that it is paused to.";
+        "It gets nothing until the time that it is paused to. One that only shows how far a consumer of Trunkline is stops nothing.";
     SEALED = "TD-36", Losing, "a stream is sealed",
         "It takes nothing more, for ever, yet it has subjects: what is published there is refused.";
     JETSTREAM_OFF = "TD-37", Losing, "JetStream is off",

@@ -399,6 +399,12 @@ impl Consumer {
         filters
     }
 
+    /// Whether it only shows how far a consumer of Trunkline is that reads the stream itself.
+    pub fn is_gauge(&self) -> bool {
+        let metadata = &self.config.metadata;
+        metadata.contains_key(crate::topology::spec::GAUGE)
+    }
+
     /// Whether its progress outlives its readers.
     pub fn is_durable(&self) -> bool {
         self.config

@@ -213,16 +213,55 @@ pub(crate) fn expired_before(config: &Config) -> u64 {
 /// Where it is written how a consumer was asked to start, which the server may not say.
 const START: &str = "trunkline.start";
 
+/// What a consumer asks for.
+pub(crate) fn consumer_filters(config: &Config) -> Vec<Filter> {
+    let one = config.get("filter_subject").and_then(Value::as_str);
+    let mut all = filters(config.get("filter_subjects"));
+    all.extend(one.and_then(|filter| Filter::new(filter).ok()));
+    all
+}
+
+/// Where it is written that a consumer is a gauge: it shows how far another is that the server does
+/// not know.
+pub(crate) const GAUGE: &str = "trunkline.gauge";
+
+pub(crate) fn is_gauge(config: &Config) -> bool {
+    metadata(config).contains_key(GAUGE)
+}
+
+/// The configuration of a gauge. It keeps what any durable would, so that whoever pulls from it by
+/// mistake does no harm.
+pub(crate) fn gauge_config(at: &ConsumerRef, filters: &[String]) -> Value {
+    let name = at.consumer.as_str();
+    json!({
+        "durable_name": name,
+        "name": name,
+        "description": format!(
+            "shows how far consumer {name} of Trunkline is; nobody reads through it, and pausing or deleting it \
+             stops nothing"
+        ),
+        // A reset may then go anywhere.
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": nanos(Duration::from_secs(30)),
+        "max_deliver": -1,
+        "replay_policy": "instant",
+        "filter_subjects": filters,
+        "num_replicas": 0,
+        "metadata": { GAUGE: "1" },
+    })
+}
+
 /// A durable pull consumer as it is; none if it is something else.
 pub(crate) fn consumer_spec(stream: &Name, config: &Config) -> Option<ConsumerSpec> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     text("durable_name")?;
-    if text("ack_policy") != Some("explicit") || text("deliver_subject").is_some() {
+    let explicit = text("ack_policy") == Some("explicit");
+    if !explicit || text("deliver_subject").is_some() || is_gauge(config) {
         return None;
     }
-    let mut filters = filters(config.get("filter_subjects"));
-    filters.extend(text("filter_subject").and_then(|filter| Filter::new(filter).ok()));
+    let mut filters = consumer_filters(config);
     if filters.is_empty() {
         // Whoever made it without a filter gets everything.
         filters.push(Filter::all());
@@ -313,5 +352,23 @@ mod tests {
         let mut push = config;
         push.insert("deliver_subject".to_owned(), json!("inbox"));
         assert_eq!(consumer_spec(&stream, &push), None);
+    }
+
+    #[test]
+    fn a_gauge_is_no_consumer() {
+        let stream = Name::new("EVENTS").unwrap();
+        let at = ConsumerRef {
+            stream: stream.clone(),
+            consumer: Name::new("work").unwrap(),
+        };
+        let Value::Object(config) = gauge_config(&at, &["events.a".to_owned()]) else {
+            panic!("it is an object");
+        };
+        assert!(is_gauge(&config));
+        assert_eq!(consumer_spec(&stream, &config), None);
+        assert_eq!(
+            consumer_filters(&config),
+            vec![Filter::new("events.a").unwrap()]
+        );
     }
 }

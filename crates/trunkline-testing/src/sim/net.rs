@@ -6,8 +6,8 @@ use std::sync::Arc;
 use trunkline::core::engine::{
     Admission, Admitted, Append, AppendMode, Backlog, Batch, Boxed, Bucket, Capabilities, Change,
     Commit, Committed, Consume, ConsumerRef, Credit, Durability, Engine, Entries, Fact, Follow,
-    Inspection, Limits, Link, Listener, Live, Log, Membership, Message, Outcome, Page, Position,
-    Reach, Removal, Rev, Route, State, StateKey, SubjectCount, Topology, Watch,
+    Gauges, Inspection, Limits, Link, Listener, Live, Log, Membership, Message, Outcome, Page,
+    Position, Reach, Removal, Rev, Route, State, StateKey, SubjectCount, Topology, Watch,
 };
 use trunkline::core::{Filter, Subject};
 use trunkline::{Error, ErrorKind, Name, Result};
@@ -96,6 +96,10 @@ impl Engine for SimNet {
 
     fn topology(&self) -> &dyn Topology {
         self
+    }
+
+    fn gauges(&self) -> Option<&dyn Gauges> {
+        None
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -48,8 +48,8 @@ mod shared {
     use tokio::task::JoinHandle;
     use tokio::time::{Instant, timeout};
     use trunkline_core::engine::{
-        Boxed, Capabilities, Consume, Engine, Fact, Limits, Link, LinkOptions, Live, Log, Reach,
-        State, Topology,
+        Boxed, Capabilities, Consume, Engine, Fact, Gauges, Limits, Link, LinkOptions, Live, Log,
+        Reach, State, Topology,
     };
     use trunkline_core::{Clock, Error, ErrorKind, Result};
     use trunkline_log::{LogEngine, LogOptions, SyncPolicy};
@@ -400,6 +400,10 @@ mod shared {
 
             fn topology(&self) -> &dyn Topology {
                 self.$inner.topology()
+            }
+
+            fn gauges(&self) -> Option<&dyn Gauges> {
+                self.$inner.gauges()
             }
         };
     }

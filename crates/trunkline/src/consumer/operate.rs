@@ -156,6 +156,10 @@ impl Bus {
             let keys: Vec<_> = entries.into_iter().map(|entry| entry.key).collect();
             remove(&store, &keys).await?;
         }
+        // After the definition: a member that still lives would make it again.
+        if ordered && let Some(gauges) = self.inner.engine.gauges() {
+            gauges.remove(at).await?;
+        }
         Ok(())
     }
 

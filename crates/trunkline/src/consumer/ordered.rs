@@ -12,6 +12,7 @@
 //!   claim        taking a partition over
 //!   earlier      what was settled before the consumer was divided as it is   (pure)
 //!   partition    turns, failures, what to write         (pure)
+//!   gauge        what other tools see of it             (a task)
 //!   member       ties them to the reader and the handlers
 //! ```
 //!
@@ -23,6 +24,7 @@ mod body;
 mod claim;
 mod cursor;
 pub(super) mod earlier;
+mod gauge;
 mod member;
 mod membership;
 mod partition;

@@ -2,14 +2,12 @@
 
 use smallvec::smallvec;
 use trunkline_core::engine::{
-    Append, AppendMode, Credit, Expect, Expectation, Outcome, Position, Seq, StoredEvent,
+    Append, AppendMode, Credit, Expect, Outcome, Position, Seq, StoredEvent,
 };
 use trunkline_core::{Error, ErrorKind, Filter, Result, Subject};
 
 use super::Entry;
 use super::id::subject;
-use super::keys::{self, Place};
-use super::record::Record;
 use crate::bus::Inner;
 
 /// How often others may get between our look and our append.

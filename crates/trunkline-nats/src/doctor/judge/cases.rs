@@ -140,6 +140,41 @@ fn nobody_is_missed_before_the_time_or_while_somebody_works() {
 }
 
 #[test]
+fn a_gauge_is_read_by_nobody_and_pausing_it_stops_nothing() {
+    let gauge = |change: (&str, Value)| {
+        let marked = (
+            "/consumers/0/config/metadata",
+            json!({"trunkline.gauge": "1"}),
+        );
+        snapshot(&[marked, ("/consumers/0/num_pending", json!(3)), change])
+    };
+    let asleep = ("/consumers/0/num_waiting", json!(0));
+    assert_eq!(judge(&gauge(asleep)), []);
+    let paused = judge(&gauge(("/consumers/0/paused", json!(true))));
+    assert_eq!(paused[0].code, "TD-35");
+    assert!(paused[0].consequence.contains("goes on"), "{paused:?}");
+    assert!(
+        paused[0]
+            .remedy
+            .contains("trunkline consumers pause billing"),
+        "{paused:?}"
+    );
+}
+
+#[test]
+fn before_2_14_others_do_not_see_every_lag() {
+    for (version, blind) in [("2.12.1", true), ("2.13.9", true), ("2.14.0", false)] {
+        let findings = judge(&snapshot(&[("/server/version", json!(version))]));
+        assert_eq!(findings[0].code, "TD-34");
+        assert_eq!(
+            findings[0].consequence.contains("natscli"),
+            blind,
+            "{version}"
+        );
+    }
+}
+
+#[test]
 fn limits_warn_only_those_who_have_something_to_lose() {
     let used = |bytes: u64| {
         [

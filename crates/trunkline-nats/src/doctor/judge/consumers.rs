@@ -137,8 +137,16 @@ fn flow(snapshot: &Snapshot, consumer: &Consumer, report: &mut Report) {
             PAUSED,
             object(),
             format!("paused until {}", until.unwrap_or("it is resumed")),
-            format!("{} events wait", consumer.num_pending),
-            format!("nats consumer resume {stream} {name}"),
+            match consumer.is_gauge() {
+                true => "nothing waits: it only shows how far a consumer of Trunkline is, which goes on".to_owned(),
+                false => format!("{} events wait", consumer.num_pending),
+            },
+            match consumer.is_gauge() {
+                true => format!(
+                    "nats consumer resume {stream} {name}; if it was meant: trunkline consumers pause {name}"
+                ),
+                false => format!("nats consumer resume {stream} {name}"),
+            },
         );
         return;
     }
@@ -168,7 +176,9 @@ fn flow(snapshot: &Snapshot, consumer: &Consumer, report: &mut Report) {
     } else {
         consumer.num_waiting > 0
     };
+    // Nobody ever asks for what a gauge counts.
     if consumer.is_durable()
+        && !consumer.is_gauge()
         && !waiting
         && consumer.num_pending > 0
         && consumer.num_ack_pending == 0

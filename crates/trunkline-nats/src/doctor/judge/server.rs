@@ -3,6 +3,7 @@
 use super::Report;
 use crate::doctor::rules::*;
 use crate::doctor::snapshot::Snapshot;
+use crate::gauge;
 
 pub(super) fn judge(snapshot: &Snapshot, report: &mut Report) {
     let server = &snapshot.server;
@@ -28,7 +29,15 @@ pub(super) fn judge(snapshot: &Snapshot, report: &mut Report) {
             UNTESTED_SERVER,
             object(),
             format!("version {}", server.version),
-            "limits differ from what is tested, and `sync_interval: always` costs far more",
+            match found < gauge::OLDEST_SERVER {
+                true => {
+                    "limits differ from what is tested, `sync_interval: always` costs far more, and natscli, \
+                     exporters and autoscalers do not see the lag of consumers in key order"
+                }
+                false => {
+                    "limits differ from what is tested, and `sync_interval: always` costs far more"
+                }
+            },
             "upgrade nats-server to 2.15.1 or later, one server of a cluster at a time",
         ),
         _ => {}
@@ -88,7 +97,7 @@ fn nearly(report: &mut Report, object: &str, what: &str, used: u64, limit: i64) 
 }
 
 /// The numbers of a version; what follows a dash is left out.
-fn version(text: &str) -> Option<(u64, u64, u64)> {
+fn version(text: &str) -> Option<(i64, i64, i64)> {
     let text = text.trim_start_matches('v');
     let plain = text.split(['-', '+']).next()?;
     let mut parts = plain.split('.').map(|part| part.parse().ok());

@@ -61,6 +61,7 @@ impl Bus {
             handled: 0,
             dead: 0,
             expired_at_most: backlog.expired_at_most,
+            gauge: None,
         })
     }
 }

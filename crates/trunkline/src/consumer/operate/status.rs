@@ -1,6 +1,6 @@
 //! How consumers stand.
 
-use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Position, Rev, Seq};
+use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Gauge, Position, Rev, Seq};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
 use super::super::ordered::earlier::{Earlier, progresses};
@@ -50,6 +50,9 @@ pub struct ConsumerStatus {
     pub dead: u64,
     /// Sequences at most that retention removed before they were handled.
     pub expired_at_most: u64,
+    /// How that stands which tools of the engine's own server see of it. None where there are no such
+    /// tools, or they know the consumer without it, or it could not be seen.
+    pub gauge: Option<Gauge>,
 }
 
 /// A member of a consumer.
@@ -98,6 +101,7 @@ impl Bus {
             handled: 0,
             dead: 0,
             expired_at_most: 0,
+            gauge: None,
         };
         for (id, heartbeat, _, heard_of) in &control.members {
             let owns = |(at, (owner, _)): (&(u64, u16, u16), &(Owner, Rev))| {
@@ -137,6 +141,10 @@ impl Bus {
         status.unowned = usize::from(layout.partitions).saturating_sub(owned);
         if status.ordered {
             status.floor = settled.floor(0..=u8::MAX).max(definition.start - 1);
+            if let Some(gauges) = self.inner.engine.gauges() {
+                // Who may read the records and not ask for this is told everything else.
+                status.gauge = gauges.look(&at).await.ok();
+            }
         } else if let Some(backlog) = backlog {
             status.floor = backlog.floor;
             status.expired_at_most = backlog.expired_at_most;

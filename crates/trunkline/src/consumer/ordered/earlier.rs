@@ -31,6 +31,15 @@ pub(in crate::consumer) struct Earlier {
     last_settled: Seq,
 }
 
+/// Up to where a consumer has settled everything, as its partitions wrote it down.
+pub(super) async fn floor(store: &Store, keys: &Keys, definition: &Definition) -> Result<Seq> {
+    let mut all = Earlier::default();
+    for layout in definition.earlier().chain([definition.layout()]) {
+        all.add(layout, &progresses(store, keys, layout, 0).await?);
+    }
+    Ok(all.floor(0..=u8::MAX).max(definition.start - 1))
+}
+
 impl Earlier {
     /// Reads what earlier layouts left, as it stands at the revision of the definition or later.
     pub(in crate::consumer) async fn read(

@@ -18,12 +18,13 @@ use smol_str::format_smolstr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use trunkline_core::engine::{Gap, Page, Position, Rev, Seq};
+use trunkline_core::engine::{ConsumerRef, Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
 use super::super::partitions::PARTITIONS;
 use super::super::{Control, Shared, StopReport};
 use super::claim::{Place, define};
+use super::gauge::Keeper;
 use super::membership::{Membership, Says};
 use super::partition::Partition;
 use super::reader::{Read, Reader};
@@ -73,6 +74,8 @@ pub(in crate::consumer) struct Member {
     shared: Arc<Shared>,
     place: Arc<Place>,
     membership: Membership,
+    /// Of an ordered consumer; a shared one is a durable of the engine itself.
+    gauge: Option<Keeper>,
     control: watch::Receiver<Control>,
     stopping: watch::Sender<bool>,
     /// What the member works by; none until it has seen it.
@@ -163,6 +166,14 @@ impl Member {
             me,
             lease: Arc::clone(&membership.lease),
         };
+        let place = Arc::new(place);
+        let at = ConsumerRef {
+            stream: place.stream.clone(),
+            consumer: shared.name.clone(),
+        };
+        let gauge = intake
+            .is_none()
+            .then(|| Keeper::begin(Arc::clone(&place), at, membership.view.clone()));
         let stopping = watch::Sender::new(false);
         let context = MemberContext {
             consumer: shared.name.clone(),
@@ -173,13 +184,14 @@ impl Member {
         Ok(Self {
             runs: Runs::new(
                 Arc::clone(&shared),
-                place.clone(),
+                Place::clone(&place),
                 Arc::new(context),
                 control.clone(),
             ),
             shared,
-            place: Arc::new(place),
+            place,
             membership,
+            gauge,
             control,
             stopping,
             definition: None,

@@ -251,32 +251,6 @@ impl Partition {
         }
     }
 
-    /// Takes on what was handed over: its record is stored a moment ago. While the partition is given up
-    /// only its dead letter can still be stored; all else is for the next owner, who finds it.
-    pub(super) fn adopt(&mut self, seq: Seq, side: Side, now: Instant) {
-        let waits = self.stopping && side.state != SideState::Dying;
-        if waits || self.sides.contains_key(&seq) {
-            return;
-        }
-        let due = match side.state {
-            SideState::Waiting { delay_ms } => now + Duration::from_millis(delay_ms),
-            _ => now,
-        };
-        let side = Side {
-            handed: false,
-            ..side
-        };
-        let lane = Lane::new(side.key.clone(), seq);
-        self.lanes.put_beside(&lane, seq);
-        let beside = Beside {
-            side: side.clone(),
-            lane,
-            running: false,
-        };
-        self.sides.insert(seq, beside);
-        self.resume(seq, &side, due, now);
-    }
-
     pub(super) fn cursor(&self) -> &Cursor {
         &self.cursor
     }

@@ -49,6 +49,9 @@ impl Member {
                 "what was done could not all be written before the stop; it may come again"
             );
         }
+        if let Some(gauge) = &self.gauge {
+            gauge.last_word().await;
+        }
         let me = self.place.me.clone();
         let heartbeat = self
             .membership

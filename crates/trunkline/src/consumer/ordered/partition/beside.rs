@@ -1,6 +1,8 @@
 //! Events beside the main flow: what failed and waits for another run, what follows it, and what is
 //! given up.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use smol_str::SmolStr;
 use tokio::time::Instant;
@@ -14,6 +16,33 @@ use super::write::{Change, Then};
 use super::{Beside, Ended, Fault, Partition};
 
 impl Partition {
+    /// Takes on what was handed over: its record is stored a moment ago. While the partition is given up
+    /// only its dead letter can still be stored; all else is for the next owner, who finds it.
+    pub(in super::super) fn adopt(&mut self, seq: Seq, side: Side, now: Instant) {
+        let waits = self.stopping && side.state != SideState::Dying;
+        if waits || self.sides.contains_key(&seq) {
+            return;
+        }
+        let due = match side.state {
+            SideState::Waiting { delay_ms } => now + Duration::from_millis(delay_ms),
+            _ => now,
+        };
+        let side = Side {
+            handed: false,
+            ..side
+        };
+        let lane = Lane::new(side.key.clone(), seq);
+        self.lanes.put_beside(&lane, seq);
+        let beside = Beside {
+            side: side.clone(),
+            lane,
+            running: false,
+            is_dealt_with: false,
+        };
+        self.sides.insert(seq, beside);
+        self.resume(seq, &side, due, now);
+    }
+
     pub(super) fn side_finished(&mut self, seq: Seq, ended: Ended, now: Instant) -> Result<()> {
         let Some(beside) = self.sides.get_mut(&seq) else {
             return Ok(());
