@@ -55,6 +55,7 @@ impl Bus {
             oldest_pending: first.map(|event| event.at),
             waiting: 0,
             running: backlog.in_flight,
+            replaying: 0,
             handled: 0,
             dead: 0,
             expired_at_most: backlog.expired_at_most,

@@ -39,9 +39,13 @@ pub struct ConsumerStatus {
     pub waiting: u64,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
     pub running: u64,
-    /// Events handled, since it was made or reset.
+    /// Dead letters that were asked to run again and have not ended: none of the two above.
+    pub replaying: u64,
+    /// Events handled, since it was made or reset. Every event that matched is one of these, dead,
+    /// waiting, running, pending or expired.
     pub handled: u64,
-    /// Dead letters, since it was made or reset.
+    /// Dead letters, since it was made or reset, whatever became of them: also those that were
+    /// discarded, and those that run or ran again.
     pub dead: u64,
     /// Sequences at most that retention removed before they were handled.
     pub expired_at_most: u64,
@@ -87,6 +91,7 @@ impl Bus {
             oldest_pending: None,
             waiting: 0,
             running: 0,
+            replaying: 0,
             handled: 0,
             dead: 0,
             expired_at_most: 0,
@@ -106,7 +111,9 @@ impl Bus {
             });
         }
         for entry in store.all(&keys.sides(layout.generation)?, 0).await? {
-            match Side::decode(&entry.key, &entry.value)?.state {
+            let side = Side::decode(&entry.key, &entry.value)?;
+            match side.state {
+                _ if side.replays.is_some() => status.replaying += 1,
                 SideState::Following | SideState::Waiting { .. } => status.waiting += 1,
                 SideState::Running | SideState::Dying => status.running += 1,
             }
