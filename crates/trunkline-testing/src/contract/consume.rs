@@ -1,5 +1,6 @@
-//! Durable consumers: C1 to C12, as far as they do not need a second process.
+//! Durable consumers: C1 to C13 and B1, as far as they do not need a second process.
 
+mod counters;
 mod failure;
 mod idempotent;
 mod lease;
@@ -14,6 +15,7 @@ use trunkline::{Attempt, Bus, State};
 
 use crate::fixture::Noted;
 
+pub(super) use counters::*;
 pub(super) use failure::*;
 pub(super) use idempotent::*;
 pub(super) use lease::*;

@@ -22,7 +22,7 @@ use crate::fixture::{Noted, OrderPlaced};
 type Ran = (String, u32, u32);
 type Seen = mpsc::UnboundedSender<Ran>;
 
-async fn place(bus: &Bus, keys: u32, numbers: std::ops::Range<u32>) {
+pub(super) async fn place(bus: &Bus, keys: u32, numbers: std::ops::Range<u32>) {
     let orders = numbers.flat_map(|n| {
         (0..keys).map(move |key| OrderPlaced {
             order: format!("order-{key}"),
