@@ -306,6 +306,10 @@ contract! { ($)
         "A handler that hangs is cancelled after its time-out, tried again, and given up by the policy";
     c7_a_handler_that_blocks_its_thread_is_reported_stuck in consume, Real, always: "C7"
         "A handler that blocks its thread is reported stuck, and its event goes to another member";
+    c8_a_crash_loop_is_given_up_and_its_neighbours_are_not in consume, Real, always: "C8"
+        "An event that takes its process with it is given up after 5 starts; its neighbours are not, and no kill is a failure";
+    c8_what_is_nobodys_fault_counts_for_nothing in consume, Virtual, always: "C8"
+        "A snooze, a stop that cancels and an event that had not started raise no counter";
     c9_stopping_gives_back_at_once in consume, Virtual, always: "C9"
         "Stopping with a deadline gives back at once what has not started or was cancelled";
     c1_a_member_that_dies_is_replaced_and_order_is_kept in consume, Real, always: "C1"
@@ -420,6 +424,8 @@ contract! { ($)
     e11_a_stream_is_updated_in_place in seam, Virtual, always: "E11"
         "A stream gets other subjects, limits and metadata; its events and the progress of its consumers stay";
 
+    b1_every_event_is_accounted_for in consume, Virtual, always: "B1"
+        "At rest every event of an ordered consumer is handled, dead, beside the main flow, expired or pending; what cannot be counted is a bound";
     b2_no_credential_is_ever_printed in secrets, Virtual, always: "B2"
         "No error, description or log line prints a credential";
 }

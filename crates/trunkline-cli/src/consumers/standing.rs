@@ -189,7 +189,8 @@ impl Standing {
 
     /// Events before it, those beside the main flow among them.
     pub(super) fn lag(&self) -> u64 {
-        self.status.pending_at_most + self.status.waiting + self.status.running
+        let status = &self.status;
+        status.pending_at_most + status.waiting + status.running + status.replaying
     }
 
     /// Whether [`lag`](Self::lag) is a bound: what a filter leaves out of a stretch is not counted.

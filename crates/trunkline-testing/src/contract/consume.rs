@@ -1,6 +1,7 @@
-//! Durable consumers: C1 to C12, as far as they do not need a second process.
+//! Durable consumers: C1 to C13 and B1, as far as they do not need a second process.
 
 mod beside;
+mod counters;
 mod divide;
 mod failure;
 mod held;
@@ -18,6 +19,7 @@ use trunkline::{Attempt, Bus, State};
 use crate::fixture::Noted;
 
 pub(super) use beside::*;
+pub(super) use counters::*;
 pub(super) use divide::*;
 pub(super) use failure::*;
 pub(super) use held::*;

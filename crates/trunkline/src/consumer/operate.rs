@@ -179,7 +179,7 @@ impl Bus {
                         max_in_flight: 0,
                     },
                     backlog: Backlog {
-                        pending: status.pending_at_most + status.waiting,
+                        pending: status.pending_at_most + status.waiting + status.replaying,
                         in_flight: status.running,
                         floor: status.floor,
                         expired_at_most: status.expired_at_most,

@@ -58,6 +58,7 @@ impl Bus {
             waiting: 0,
             holding: 0,
             running: 0,
+            replaying: 0,
             handled: 0,
             dead: 0,
             expired_at_most: backlog.expired_at_most,

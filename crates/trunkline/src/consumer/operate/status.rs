@@ -43,10 +43,14 @@ pub struct ConsumerStatus {
     pub holding: u64,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
     pub running: u64,
+    /// Dead letters that were asked to run again and have not ended: none of the two above.
+    pub replaying: u64,
     /// Events handled, since it was made or reset; where whoever is free gets the next event, those that had
-    /// failed before.
+    /// failed before. Every event that an ordered consumer matched is one of these, dead, waiting, running,
+    /// pending or expired.
     pub handled: u64,
-    /// Dead letters, since it was made or reset.
+    /// Dead letters, since it was made or reset, whatever became of them: also those that were
+    /// discarded, and those that run or ran again.
     pub dead: u64,
     /// Sequences at most that retention removed before they were handled.
     pub expired_at_most: u64,
@@ -98,6 +102,7 @@ impl Bus {
             waiting: 0,
             holding: 0,
             running: 0,
+            replaying: 0,
             handled: 0,
             dead: 0,
             expired_at_most: 0,
@@ -118,10 +123,12 @@ impl Bus {
             });
         }
         for entry in store.all(&keys.sides(layout.generation)?, 0).await? {
-            match Side::decode(&entry.key, &entry.value)?.state {
+            let side = Side::decode(&entry.key, &entry.value)?;
+            match side.state {
+                SideState::Dead => status.holding += 1,
+                _ if side.replays.is_some() => status.replaying += 1,
                 SideState::Following | SideState::Waiting { .. } => status.waiting += 1,
                 SideState::Running | SideState::Dying => status.running += 1,
-                SideState::Dead => status.holding += 1,
             }
         }
         // What was settled before the consumer was divided as it is now counts too.

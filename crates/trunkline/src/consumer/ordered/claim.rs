@@ -123,10 +123,10 @@ impl Place {
             }
             _ => seen,
         };
-        // What an owner that lives was running, it stopped itself.
         let mine =
             |(owner, _): &(Owner, Rev)| owner.state == Ownership::Owned && owner.member == self.me;
-        let unclean = free.is_abandoned && !free.owner.as_ref().is_some_and(mine);
+        let lapsed = free.owner.as_ref().is_some_and(mine);
+        let unclean = free.is_abandoned && !lapsed;
         let reads = definition.mode == Mode::Ordered;
         let tail = match reads {
             true => {
@@ -148,8 +148,11 @@ impl Place {
         let sides = sides
             .into_iter()
             .map(|(seq, mut side, stored)| {
-                if side.state == SideState::Running && !unclean {
-                    side.starts = 0;
+                // What we were running ourselves we also stopped, so that this start counts for nothing.
+                // Any other start had no outcome: one that releases a partition has written every end
+                // of its own runs before, and what it was not running it has left as it found it.
+                if side.state == SideState::Running && lapsed {
+                    side.starts = side.starts.saturating_sub(1);
                 }
                 let due = due(&side, stored);
                 (seq, side, due)

@@ -71,6 +71,7 @@ impl Partition {
             }
             Ended::Dead(fault) => {
                 beside.side.failures += 1;
+                beside.side.starts = 0;
                 self.dies(seq, &fault, now)
             }
             Ended::Cancelled => {
@@ -80,6 +81,17 @@ impl Partition {
                 self.stage_side(seq, Then::Nothing, now)
             }
         }
+    }
+
+    /// It was announced and will not begin, so that this start does not count; those before it do.
+    pub(super) fn unannounce(&mut self, seq: Seq, now: Instant) -> Result<()> {
+        self.running -= 1;
+        if let Some(beside) = self.sides.get_mut(&seq) {
+            beside.running = false;
+            beside.side.starts = beside.side.starts.saturating_sub(1);
+            beside.side.state = SideState::Waiting { delay_ms: 0 };
+        }
+        self.stage_side(seq, Then::Nothing, now)
     }
 
     pub(super) fn dies(&mut self, seq: Seq, fault: &Fault, now: Instant) -> Result<()> {

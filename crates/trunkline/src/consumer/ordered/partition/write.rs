@@ -10,7 +10,7 @@ use trunkline_core::engine::{Op, Seq, StateKey};
 
 use super::super::body;
 use super::super::record::Record as _;
-use super::{Ended, Partition, Run};
+use super::{Partition, Run};
 
 /// Changes in one write at most; what is more goes into the next.
 const MAX_OPS: usize = 200;
@@ -183,8 +183,7 @@ impl Partition {
                 Then::Wait(_) => {}
                 Then::Bury => next.push(Next::Bury(seq)),
                 Then::Unbury(entry) => next.push(Next::Unbury { seq, entry }),
-                // It was announced and has not begun, so that it did not count.
-                Then::Run if self.stopping => self.finished(seq, Ended::Cancelled, now)?,
+                Then::Run if self.stopping => self.unannounce(seq, now)?,
                 Then::Run => {
                     if let Some(beside) = self.sides.get(&seq) {
                         next.push(Next::Run(Run {
