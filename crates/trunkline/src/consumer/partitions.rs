@@ -6,6 +6,9 @@ use super::Consumer;
 
 /// Unless somebody says otherwise.
 pub(super) const PARTITIONS: u16 = 16;
+/// Of a consumer whose events go to whoever is free: only what failed is divided, and every start and stop of
+/// a member costs some writes for each.
+pub(super) const SHARED_PARTITIONS: u16 = 4;
 /// As many as there are slots.
 pub(crate) const MOST: u16 = 256;
 /// What may be said, in words.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use trunkline_core::engine::{ConsumerRef, Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
-use super::super::partitions::PARTITIONS;
+use super::super::partitions::{PARTITIONS, SHARED_PARTITIONS};
 use super::super::{Control, Shared, StopReport};
 use super::claim::{Place, define};
 use super::gauge::Keeper;
@@ -134,7 +134,10 @@ impl Member {
                 None => Mode::Ordered,
             },
             generation: 0,
-            partitions: partitions.unwrap_or(PARTITIONS),
+            partitions: match intake {
+                Some(_) => SHARED_PARTITIONS,
+                None => partitions.unwrap_or(PARTITIONS),
+            },
             earlier: Vec::new(),
             // Where the engine keeps how far the consumer is, it knows where that begins, too.
             start: match intake {

@@ -39,7 +39,7 @@ pub(super) struct Exhumed {
 }
 
 impl Member {
-    fn dead(&self, layout: Layout) -> keys::Place {
+    pub(super) fn dead(&self, layout: Layout) -> keys::Place {
         keys::Place {
             consumer: self.shared.name.clone(),
             stream: self.place.stream.clone(),
@@ -375,7 +375,7 @@ async fn again(
 }
 
 /// Stores the entry; the change that lists it.
-async fn bury(
+pub(super) async fn bury(
     shared: &Shared,
     place: &Place,
     layout: Layout,

@@ -19,8 +19,10 @@ use trunkline_core::{ErrorKind, Result};
 use super::super::body;
 use super::super::claim::Place;
 use super::super::partition::Lane;
-use super::super::record::{Keys, Layout, Record as _, Side, slot_and_seq};
+use super::super::record::{Keys, Layout, Record as _, Side, SideState, slot_and_seq};
 use super::super::store::{Known, Store};
+use super::burials::bury;
+use super::runs::RunId;
 use super::tasks::Done;
 use super::{Member, PAUSE};
 
@@ -215,8 +217,37 @@ impl Member {
                 && Some(partition.epoch) == epoch
             {
                 partition.adopt(token.seq, side, now);
+            } else if *self.stopping.borrow() && side.state == SideState::Dying {
+                self.bury_for_others(layout, token.seq, side);
             }
         }
+    }
+
+    /// Stores the dead letter of an event that somebody else will find dying: this member may have been the
+    /// last for a while. Whoever finds it finds its dead letter too.
+    fn bury_for_others(&mut self, layout: Layout, seq: Seq, side: Side) {
+        if let Some(intake) = &mut self.intake {
+            intake.burying += 1;
+        }
+        let (place, shared) = (Arc::clone(&self.place), Arc::clone(&self.shared));
+        let dead = self.dead(layout);
+        let run = RunId {
+            partition: layout.partition(Lane::new(None, seq).slot()),
+            epoch: 0,
+            seq,
+        };
+        self.tasks.spawn(async move {
+            let noted = match bury(&shared, &place, layout, &dead, run, &side).await {
+                Ok(ops) => {
+                    place
+                        .store
+                        .commit(Store::commit_id(), Vec::new(), ops)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            Done::BuriedForOthers(noted.map(drop))
+        });
     }
 
     /// Takes on what others handed over to partitions of ours.

@@ -62,6 +62,8 @@ pub(in crate::consumer) struct Intake {
     is_settling: bool,
     pub(super) handovers: VecDeque<Handover>,
     pub(super) is_handing_over: bool,
+    /// Dead letters that are stored for whoever will own them.
+    pub(super) burying: usize,
     /// Not before then is the engine asked for more, or told what was decided: it failed a moment ago.
     fetch_from: Instant,
     settle_from: Instant,
@@ -96,6 +98,7 @@ impl Intake {
             is_settling: false,
             handovers: VecDeque::new(),
             is_handing_over: false,
+            burying: 0,
             fetch_from: now,
             settle_from: now,
             renew_at: now + ack_wait / 3,
@@ -146,6 +149,7 @@ impl Intake {
             && !self.is_settling
             && self.handovers.is_empty()
             && !self.is_handing_over
+            && self.burying == 0
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) enum Done {
     Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     HandedOver(Layout, Result<Vec<Stored>>),
     TakenOn(u16, Rev, Result<Taken>),
+    /// A dead letter is stored whose event somebody else will find dying.
+    BuriedForOthers(Result<()>),
 }
 
 /// Whether it may change who should own what.
@@ -222,6 +224,12 @@ impl Member {
             Done::HandedOver(layout, stored) => {
                 self.handed_over(layout, stored?, now);
                 Ok(())
+            }
+            Done::BuriedForOthers(buried) => {
+                if let Some(intake) = &mut self.intake {
+                    intake.burying -= 1;
+                }
+                buried
             }
             Done::TakenOn(id, epoch, taken) => {
                 self.taken_on(id, epoch, taken?, now);
