@@ -134,7 +134,7 @@ impl Consumer {
         consumer.change(&ConsumerSettings::built_in());
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
         consumer.change(&defaults);
-        consumer
+        consumer.with_default_partitions()
     }
 
     /// Changes what is said and leaves the rest.
@@ -424,15 +424,8 @@ impl Consumer {
         for (stream, Wanted { filters, ordered }) in wanted {
             if ordered {
                 let (shared, control) = (Arc::clone(&shared), control.subscribe());
-                let member = Ordered::join(
-                    shared,
-                    stream,
-                    &filters,
-                    self.from,
-                    self.partitions,
-                    control,
-                )
-                .await?;
+                let made = (self.from, self.partitions);
+                let member = Ordered::join(shared, stream, &filters, made, control).await?;
                 vitals.push(member.vitals());
                 parts.spawn(member.run());
                 continue;

@@ -103,8 +103,7 @@ impl Member {
         shared: Arc<Shared>,
         stream: Name,
         filters: &[Filter],
-        from: Position,
-        partitions: Option<u16>,
+        (from, partitions): (Position, Option<u16>),
         control: watch::Receiver<Control>,
     ) -> Result<Self> {
         let inner = &shared.bus.inner;
