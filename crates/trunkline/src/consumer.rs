@@ -128,7 +128,7 @@ impl Consumer {
         let defaults = Arc::clone(&consumer.bus.inner.settings.consumers.defaults);
         consumer.change(&defaults);
         consumer.holding = consumer.holding.where_ordered();
-        consumer
+        consumer.with_default_partitions()
     }
 
     /// Changes what is said and leaves the rest.
@@ -417,9 +417,8 @@ impl Consumer {
                 false => Some(self.open(&name, &stream, &filters).await?),
             };
             let (shared, control) = (Arc::clone(&shared), control.subscribe());
-            let (from, partitions) = (self.from, self.partitions);
-            let member =
-                Ordered::join(shared, stream, &filters, from, partitions, control, intake).await?;
+            let made = (self.from, self.partitions);
+            let member = Ordered::join(shared, stream, &filters, made, control, intake).await?;
             vitals.push(member.vitals());
             parts.spawn(member.run());
         }

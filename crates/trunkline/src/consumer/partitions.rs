@@ -26,6 +26,12 @@ pub(crate) fn check(partitions: u16) -> Result<()> {
 }
 
 impl Consumer {
+    /// The default is nobody's wish, so that a consumer that has become another one is no surprise.
+    pub(super) fn with_default_partitions(mut self) -> Self {
+        self.partitions = self.partitions.filter(|said| *said != PARTITIONS);
+        self
+    }
+
     /// Into how many partitions the consumer's keys are divided when it is made: 1, 2, 4, and so on to
     /// 256; 16 unless set. A partition is what one member works on, so that more members than
     /// partitions are of no use, and each partition costs some writes a second.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use trunkline_core::Name;
 use trunkline_core::engine::Position;
 
+use super::partitions::PARTITIONS;
 use super::{Idempotency, Policy};
 
 /// What a configuration says of a consumer, or of every consumer. What is none is not said.
@@ -55,14 +56,15 @@ pub struct ConsumerSettings {
 
 impl ConsumerSettings {
     /// What every consumer does where nobody says otherwise: from the first stored event, 16 at
-    /// once, a window of 16 MiB, an ack wait of 30 s, not idempotent, no
-    /// keys held, and [`Policy::default`].
+    /// once, a window of 16 MiB, 16 partitions, an ack wait of 30 s, not idempotent, no keys held, and
+    /// [`Policy::default`].
     pub fn built_in() -> Self {
         Self {
             ack_wait: Some(Duration::from_secs(30)),
             concurrency: Some(16),
             window_events: Some(None),
             window_bytes: Some(16 << 20),
+            partitions: Some(PARTITIONS),
             idempotency: Some(Idempotency::Off),
             hold_key: Some(false),
             start: Some(Position::First),

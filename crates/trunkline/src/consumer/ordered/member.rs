@@ -116,8 +116,7 @@ impl Member {
         shared: Arc<Shared>,
         stream: Name,
         filters: &[Filter],
-        from: Position,
-        partitions: Option<u16>,
+        (from, partitions): (Position, Option<u16>),
         control: watch::Receiver<Control>,
         intake: Option<Intake>,
     ) -> Result<Self> {
@@ -148,7 +147,8 @@ impl Member {
             paused: Vec::new(),
         };
         let (definition, has) = define(&store, &keys, &wanted, filters).await?;
-        if let Some(wanted) = partitions.filter(|wanted| *wanted != has) {
+        let is_ordered = intake.is_none();
+        if let Some(wanted) = partitions.filter(|wanted| is_ordered && *wanted != has) {
             tracing::warn!(
                 consumer = %shared.name, %stream, wanted, has,
                 "the consumer is there already and keeps the number of partitions that it has; to change it, \

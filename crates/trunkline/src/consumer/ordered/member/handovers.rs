@@ -195,10 +195,9 @@ impl Member {
 
     /// They are stored, now or by an earlier delivery: whoever owns their partitions has them.
     pub(super) fn handed_over(&mut self, layout: Layout, stored: Vec<Stored>, now: Instant) {
-        let Some(intake) = &mut self.intake else {
-            return;
-        };
-        intake.is_handing_over = false;
+        if let Some(intake) = &mut self.intake {
+            intake.is_handing_over = false;
+        }
         for Stored {
             handover,
             is_new,
@@ -206,7 +205,9 @@ impl Member {
         } in stored
         {
             let Handover { token, side, .. } = handover;
-            intake.settle(token, Settle::Ack);
+            if let Some(intake) = &mut self.intake {
+                intake.settle(token, Settle::Ack);
+            }
             if let Some(handovers) = &mut self.handovers {
                 handovers.own.remove(&token.seq);
             }
