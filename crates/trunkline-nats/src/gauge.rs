@@ -1,6 +1,7 @@
 //! Gauges: durables that nobody pulls from, moved along with `CONSUMER.RESET`, so that natscli,
 //! exporters and autoscalers see how far a consumer is that reads the log itself.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use trunkline_core::engine::{Boxed, ConsumerRef, Gauge, Gauges, Seq};
 use trunkline_core::{Filter, Result};
@@ -22,28 +23,27 @@ impl Gauges for NatsEngine {
         Box::pin(async move {
             let wanted = self.filters_of(&consumer.stream, filters)?;
             // A reset of what does not exist is not answered either, so that it is looked for first.
-            let gauge = match self.consumer_info(consumer).await? {
-                None => match self.may_have_gauges(consumer).await? {
-                    true => Gauge::Absent,
-                    false => Gauge::Unfit,
-                },
-                Some(found) => {
-                    let gauge = standing(&found);
-                    if gauge != Gauge::Taken {
-                        if !same(&consumer_filters(&found.config), &wanted) {
-                            self.put_gauge(consumer, &wanted, "update").await?;
-                        }
-                        let at = (found.delivered.stream_seq, found.ack_floor.stream_seq);
-                        if at != (floor, floor) {
-                            self.move_gauge(consumer, floor).await?;
-                        }
-                    }
-                    gauge
+            let found = self.consumer_info(consumer).await?;
+            let gauge = self.standing(consumer, found.as_ref()).await?;
+            match (gauge, found) {
+                (Gauge::Absent, _) => {
+                    let config = gauge_config(consumer, &wanted);
+                    self.put_gauge(consumer, &config, "create").await?;
+                    self.move_gauge(consumer, floor).await?;
                 }
-            };
-            if gauge == Gauge::Absent {
-                self.put_gauge(consumer, &wanted, "create").await?;
-                self.move_gauge(consumer, floor).await?;
+                (Gauge::Shown | Gauge::Paused, Some(found)) => {
+                    let at = (found.delivered.stream_seq, found.ack_floor.stream_seq);
+                    if !same(&consumer_filters(&found.config), &wanted) {
+                        let mut config = found.config;
+                        config.remove("filter_subject");
+                        config.insert("filter_subjects".to_owned(), json!(wanted));
+                        self.put_gauge(consumer, &config, "update").await?;
+                    }
+                    if at != (floor, floor) {
+                        self.move_gauge(consumer, floor).await?;
+                    }
+                }
+                _ => {}
             }
             Ok(gauge)
         })
@@ -51,13 +51,8 @@ impl Gauges for NatsEngine {
 
     fn look<'a>(&'a self, consumer: &'a ConsumerRef) -> Boxed<'a, Result<Gauge>> {
         Box::pin(async move {
-            match self.consumer_info(consumer).await? {
-                Some(found) => Ok(standing(&found)),
-                None => match self.may_have_gauges(consumer).await? {
-                    true => Ok(Gauge::Absent),
-                    false => Ok(Gauge::Unfit),
-                },
-            }
+            let found = self.consumer_info(consumer).await?;
+            self.standing(consumer, found.as_ref()).await
         })
     }
 
@@ -79,17 +74,29 @@ impl Gauges for NatsEngine {
 }
 
 impl NatsEngine {
-    /// Whether events leave the stream by its limits alone, whatever consumers it has.
-    async fn may_have_gauges(&self, consumer: &ConsumerRef) -> Result<bool> {
-        let stream = self.wire.known_stream(consumer.stream.as_str()).await?;
+    async fn standing(&self, at: &ConsumerRef, found: Option<&ConsumerInfo>) -> Result<Gauge> {
+        if let Some(found) = found {
+            return Ok(match (is_gauge(&found.config), found.paused) {
+                (false, _) => Gauge::Taken,
+                (true, true) => Gauge::Paused,
+                (true, false) => Gauge::Shown,
+            });
+        }
+        let stream = self.wire.known_stream(at.stream.as_str()).await?;
         let retention = stream.config.get("retention").and_then(Value::as_str);
-        Ok(retention.is_none_or(|retention| retention == "limits"))
+        // Otherwise events leave by other things than its limits: when its consumers have them.
+        Ok(
+            match retention.is_none_or(|retention| retention == "limits") {
+                true => Gauge::Absent,
+                false => Gauge::Unfit,
+            },
+        )
     }
 
     async fn put_gauge(
         &self,
         consumer: &ConsumerRef,
-        filters: &[String],
+        config: &impl Serialize,
         action: &str,
     ) -> Result<()> {
         let ConsumerRef {
@@ -98,7 +105,7 @@ impl NatsEngine {
         } = consumer;
         let request = json!({
             "stream_name": stream.as_str(),
-            "config": gauge_config(consumer, filters),
+            "config": config,
             "action": action,
         });
         let verb = format!("CONSUMER.CREATE.{stream}.{name}");
@@ -120,14 +127,6 @@ impl NatsEngine {
             .call::<Value>(&verb, &json!({ "seq": floor + 1 }), &what)
             .await
             .map(drop)
-    }
-}
-
-fn standing(found: &ConsumerInfo) -> Gauge {
-    match (is_gauge(&found.config), found.paused) {
-        (false, _) => Gauge::Taken,
-        (true, true) => Gauge::Paused,
-        (true, false) => Gauge::Shown,
     }
 }
 
