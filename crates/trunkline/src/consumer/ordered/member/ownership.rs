@@ -14,6 +14,7 @@ use super::super::claim::Free;
 use super::super::membership::{Says, View};
 use super::super::record::{Layout, Ownership};
 use super::Member;
+use super::burials::Gone;
 use super::tasks::Done;
 
 /// How long a partition beyond one's share must have been free before one claims it.
@@ -328,7 +329,7 @@ impl Member {
             "a partition is claimed"
         );
         self.partitions.insert(id, partition);
-        self.look_after_held(id);
+        self.look_after_held(id, Gone::IsSettled);
         Ok(())
     }
 

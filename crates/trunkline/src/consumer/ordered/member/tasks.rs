@@ -11,7 +11,7 @@ use super::super::partition::Next;
 use super::super::partition::{Claimed, Ended, Fault};
 use super::super::record::Layout;
 use super::Member;
-use super::burials::Exhumed;
+use super::burials::{Burial, Exhumed};
 use super::runs::{Ran, RunId};
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ pub(super) enum Done {
     /// A write; whether the partition was still owned.
     Write(u16, Rev, Result<bool>),
     /// The dead letter of an event is stored; the changes that say so.
-    Burial(RunId, Result<Vec<Op>>),
+    Burial(RunId, Result<Burial>),
     /// A replay is done; the changes that say so.
     Replayed(RunId, Result<Vec<Op>>),
     /// A dead letter that is to run again, if it still is.
@@ -177,9 +177,14 @@ impl Member {
             }
             Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
             Done::Burial(run, buried) => {
-                let ops = buried?;
+                let Burial { ops, is_settled } = buried?;
                 match self.mine(run) {
-                    Some(partition) => partition.buried(run.seq, ops, now),
+                    Some(partition) => {
+                        if is_settled {
+                            partition.let_go(run.seq, now)?;
+                        }
+                        partition.buried(run.seq, ops, now)
+                    }
                     None => Ok(()),
                 }
             }
