@@ -88,6 +88,7 @@ fn a_file_is_read_setting_by_setting() {
             breaker_first_pause = "2s"
             breaker_longest_pause = "5m"
             idempotent = "2h"
+            hold_key = true
             start = "last:10"
 
             [consumers.billing-eu]
@@ -159,6 +160,7 @@ fn a_file_is_read_setting_by_setting() {
     );
     let hours = Idempotency::For(secs(2 * 3_600));
     assert_eq!(config.consumers.idempotency, Some(hours));
+    assert_eq!(config.consumers.hold_key, Some(true));
     let billing = &config.named_consumers[&name("billing-eu")];
     assert_eq!(
         (billing.attempts, billing.start),
@@ -169,6 +171,7 @@ fn a_file_is_read_setting_by_setting() {
         (Some(None), Some(None), Some(true))
     );
     assert_eq!((billing.ack_wait, billing.concurrency), (None, None));
+    assert_eq!(billing.hold_key, None);
     let audit = config.named_consumers[&name("audit")].start.unwrap();
     assert_eq!(audit.to_string(), "2026-01-31T12:00:00Z");
 }

@@ -168,7 +168,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "consumers.billing.retries = 3",
-        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, window_events, window_bytes, partitions, attempts, delays, jitter, time_out, breaker, breaker_runs, breaker_share, breaker_first_pause, breaker_longest_pause, idempotent, start",
+        "consumers.billing.retries: there is no such setting; write one of ack_wait, concurrency, window_events, window_bytes, partitions, attempts, delays, jitter, time_out, breaker, breaker_runs, breaker_share, breaker_first_pause, breaker_longest_pause, idempotent, hold_key, start",
     );
     check(
         "consumers.billing.url = 3",

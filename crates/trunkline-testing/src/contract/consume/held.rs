@@ -102,7 +102,7 @@ async fn next(following: &mut Following, bus: &Bus) -> Letter {
         other => panic!("no dead letter: {other:?}"),
     };
     let letters = bus.dead_letters();
-    let text = format!("{}/{}/{}", buried.consumer, buried.stream, buried.seq);
+    let text = format!("{}/{}/{}", buried.consumer, buried.stream, buried.entry.seq);
     letters.find(&text.parse().unwrap()).await.unwrap()
 }
 

@@ -64,7 +64,9 @@ impl Member {
             }
             News::ToldAll => {
                 let ours: Vec<u16> = self.partitions.keys().copied().collect();
-                ours.into_iter().for_each(|id| self.look_after_held(id));
+                // Of a key that was just written, a copy that lags says that there is none.
+                ours.into_iter()
+                    .for_each(|id| self.look_after_held(id, Gone::IsUnknown));
                 Ok(())
             }
         }
@@ -101,7 +103,7 @@ impl Member {
     }
 
     /// Looks which dead letters that hold their keys were dealt with while nobody listened.
-    pub(super) fn look_after_held(&mut self, id: u16) {
+    pub(super) fn look_after_held(&mut self, id: u16, gone: Gone) {
         let layout = self.definition.as_ref().map(super::Definition::layout);
         let (Some(partition), Some(layout)) = (self.partitions.get(&id), layout) else {
             return;
@@ -115,7 +117,7 @@ impl Member {
         let (epoch, dead) = (partition.epoch, self.dead(layout));
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(async move {
-            let settled = settled(&shared, &dead, &held, at_least).await;
+            let settled = settled(&shared, &dead, &held, at_least, gone).await;
             Done::Settled(id, epoch, settled)
         });
     }
@@ -247,16 +249,17 @@ impl Member {
                     })
                     .await
                 }
-                None => bury(&shared, &place, layout, &dead, run, &side).await,
+                None => bury(&shared, &place, layout, &dead, (run.seq, at_least), &side).await,
             };
             Done::Burial(run, buried)
         });
     }
 
-    /// The revision at which the state of a dead letter of ours is known to be there.
+    /// The revision at which everything is to be seen that was heard or written of a dead letter of
+    /// ours. What comes later is heard while the partition is ours.
     fn known_of(&self, run: RunId) -> Rev {
-        let taken = self.taken.get(&run.seq);
-        taken.map_or(run.epoch, |taken| taken.rev.max(run.epoch))
+        let taken = self.taken.get(&run.seq).map_or(0, |taken| taken.rev);
+        taken.max(run.epoch).max(self.heard_of)
     }
 
     /// A replay is done: finds out what is to be written of it.
@@ -268,7 +271,7 @@ impl Member {
         let at_least = self.known_of(run);
         self.tasks.spawn(async move {
             let ops = again(&shared, &dead, run.seq, at_least, Record::replayed).await;
-            Done::Replayed(run, ops)
+            Done::Replayed(run, ops.map(|burial| burial.ops))
         });
     }
 
@@ -337,18 +340,41 @@ async fn exhume(
     }))
 }
 
+/// What it means that there is no key of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    IsSettled,
+    IsUnknown,
+}
+
+/// What is to be written of a dead letter; nothing if an operator was there before.
+pub(super) struct Burial {
+    pub(super) ops: Vec<Op>,
+    /// Whether it is dealt with already, so that nothing is to wait for it.
+    pub(super) is_settled: bool,
+}
+
+fn is_settled(record: Option<&Result<Record>>) -> bool {
+    matches!(Standing::of(record), Standing::Settled)
+}
+
 /// Which of these dead letters are dealt with.
 async fn settled(
     shared: &Shared,
     dead: &keys::Place,
     seqs: &[Seq],
     at_least: Rev,
+    gone: Gone,
 ) -> Result<Vec<Seq>> {
     let inner = &shared.bus.inner;
     let mut settled = Vec::new();
     for seq in seqs.iter().copied() {
         let kept = persist(|| keys::read_since(inner, dead, seq, at_least)).await?;
-        if let Standing::Settled = Standing::of(kept.map(|kept| kept.record).as_ref()) {
+        let is_settled = match kept {
+            None => gone == Gone::IsSettled,
+            Some(kept) => is_settled(Some(&kept.record)),
+        };
+        if is_settled {
             settled.push(seq);
         }
     }
@@ -363,15 +389,17 @@ async fn again(
     seq: Seq,
     at_least: Rev,
     change: impl Fn(&Record, Timestamp) -> Option<Record>,
-) -> Result<Vec<Op>> {
+) -> Result<Burial> {
     let inner = &shared.bus.inner;
     let kept = persist(|| keys::read_since(inner, dead, seq, at_least)).await?;
     let now = inner.clock.now();
+    let is_settled = is_settled(kept.as_ref().map(|kept| &kept.record));
     let changed = kept.and_then(|kept| Some((change(&kept.record.ok()?, now)?, kept.rev)));
-    changed
+    let ops = changed
         .map(|(record, rev)| dead.put(seq, &record, Expectation::Rev(rev)))
         .into_iter()
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok(Burial { ops, is_settled })
 }
 
 /// Stores the entry; the change that lists it.
@@ -380,10 +408,9 @@ pub(super) async fn bury(
     place: &Place,
     layout: Layout,
     dead: &keys::Place,
-    run: RunId,
+    (seq, at_least): (Seq, Rev),
     side: &Side,
-) -> Result<Vec<Op>> {
-    let seq = run.seq;
+) -> Result<Burial> {
     let (inner, store, name) = (&shared.bus.inner, &place.store, &shared.name);
     let load = || {
         body::load(
@@ -445,13 +472,21 @@ pub(super) async fn bury(
     );
     let record = Record::dead(&entry, stored, envelope.as_deref());
     // An operator may have come upon the entry before it was noted down; what was said then stands.
-    let kept = persist(|| keys::read_since(inner, dead, seq, run.epoch)).await?;
+    let kept = persist(|| keys::read_since(inner, dead, seq, at_least)).await?;
     let expect = match kept {
         None => Expectation::Absent,
         Some(kept) if kept.record.is_err() => Expectation::Rev(kept.rev),
-        Some(_) => return Ok(Vec::new()),
+        Some(kept) => {
+            return Ok(Burial {
+                ops: Vec::new(),
+                is_settled: is_settled(Some(&kept.record)),
+            });
+        }
     };
-    Ok(vec![dead.put(seq, &record, expect)?])
+    Ok(Burial {
+        ops: vec![dead.put(seq, &record, expect)?],
+        is_settled: false,
+    })
 }
 
 /// Writes under the fence of a partition; whether that was still owned. How a dead letter stands

@@ -19,10 +19,9 @@ use trunkline_core::{ErrorKind, Result};
 use super::super::body;
 use super::super::claim::Place;
 use super::super::partition::Lane;
-use super::super::record::{Keys, Layout, Record as _, Side, SideState, slot_and_seq};
+use super::super::record::{Keys, Layout, Ownership, Record as _, Side, SideState, slot_and_seq};
 use super::super::store::{Known, Store};
 use super::burials::bury;
-use super::runs::RunId;
 use super::tasks::Done;
 use super::{Member, PAUSE};
 
@@ -224,30 +223,35 @@ impl Member {
         }
     }
 
-    /// Stores the dead letter of an event that somebody else will find dying: this member may have been the
-    /// last for a while. Whoever finds it finds its dead letter too.
+    /// Stores the dead letter of an event that somebody will find dying, if nobody has its partition now:
+    /// this member may be the last for a while. Whoever finds the event finds its dead letter too.
     fn bury_for_others(&mut self, layout: Layout, seq: Seq, side: Side) {
-        if let Some(intake) = &mut self.intake {
-            intake.burying += 1;
-        }
+        let id = layout.partition(Lane::new(None, seq).slot());
+        let is_owned = {
+            let view = self.membership.view.borrow();
+            let owner = view.owner(layout, id);
+            owner.is_some_and(|(owner, _)| {
+                owner.state == Ownership::Owned
+                    && owner.member != self.place.me
+                    && !view.is_dead(&owner.member, Instant::now())
+            })
+        };
+        let Some(intake) = self.intake.as_mut().filter(|_| !is_owned) else {
+            return;
+        };
+        intake.burying += 1;
         let (place, shared) = (Arc::clone(&self.place), Arc::clone(&self.shared));
         let dead = self.dead(layout);
-        let run = RunId {
-            partition: layout.partition(Lane::new(None, seq).slot()),
-            epoch: 0,
-            seq,
-        };
         self.tasks.spawn(async move {
-            let noted = match bury(&shared, &place, layout, &dead, run, &side).await {
-                Ok(ops) => {
-                    place
-                        .store
-                        .commit(Store::commit_id(), Vec::new(), ops)
-                        .await
+            let noted = async {
+                let burial = bury(&shared, &place, layout, &dead, (seq, 0), &side).await?;
+                if !burial.ops.is_empty() {
+                    let id = Store::commit_id();
+                    place.store.commit(id, Vec::new(), burial.ops).await?;
                 }
-                Err(error) => Err(error),
+                Ok(())
             };
-            Done::BuriedForOthers(noted.map(drop))
+            Done::BuriedForOthers(noted.await)
         });
     }
 

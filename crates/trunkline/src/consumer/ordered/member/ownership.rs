@@ -15,6 +15,7 @@ use super::super::earlier::is_abandoned;
 use super::super::membership::{Says, View};
 use super::super::record::{Layout, Mode, Ownership};
 use super::Member;
+use super::burials::Gone;
 use super::handovers::Handovers;
 use super::runs::RunId;
 use super::tasks::Done;
@@ -377,7 +378,7 @@ impl Member {
             "a partition is claimed"
         );
         self.partitions.insert(id, partition);
-        self.look_after_held(id);
+        self.look_after_held(id, Gone::IsSettled);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use trunkline_core::{Error, ErrorKind, Result};
 use super::super::partition::{Claimed, Ended, Fault, Next, Partition};
 use super::super::record::Layout;
 use super::Member;
-use super::burials::Exhumed;
+use super::burials::{Burial, Exhumed};
 use super::handovers::{Stored, Taken};
 use super::runs::{Ran, RunId, Which};
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
@@ -23,7 +23,7 @@ pub(super) enum Done {
     /// A write; whether the partition was still owned.
     Write(u16, Rev, Result<bool>),
     /// The dead letter of an event is stored; the changes that say so.
-    Burial(RunId, Result<Vec<Op>>),
+    Burial(RunId, Result<Burial>),
     /// A replay is done; the changes that say so.
     Replayed(RunId, Result<Vec<Op>>),
     /// A dead letter that is to run again, if it still is.
@@ -203,9 +203,14 @@ impl Member {
             }
             Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
             Done::Burial(run, buried) => {
-                let ops = buried?;
+                let Burial { ops, is_settled } = buried?;
                 match self.mine(run) {
-                    Some(partition) => partition.buried(run.seq, ops, now),
+                    Some(partition) => {
+                        if is_settled {
+                            partition.let_go(run.seq, now)?;
+                        }
+                        partition.buried(run.seq, ops, now)
+                    }
                     None => Ok(()),
                 }
             }
