@@ -1,5 +1,6 @@
 //! The programs of a scenario: members of one consumer, and a publisher.
 
+use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use trunkline::core::engine::Boxed;
+use trunkline::core::engine::{Boxed, Engine};
 use trunkline::{Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Result, Retry};
 
 use super::host::{Once, Process};
@@ -25,6 +26,38 @@ pub enum Sharing {
     Shared,
     /// Each key has one owner at a time, who keeps its order.
     Ordered,
+}
+
+type Before = dyn Fn(Arc<dyn Engine>) -> Arc<dyn Engine> + Send + Sync;
+
+/// What stands between each member and its engine: nothing, unless somebody breaks something there to
+/// see whether the judge notices.
+#[derive(Clone, Default)]
+pub struct Lens(Option<Arc<Before>>);
+
+impl Lens {
+    /// Puts that before every member's engine.
+    pub fn new(
+        before: impl Fn(Arc<dyn Engine>) -> Arc<dyn Engine> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(before)))
+    }
+
+    fn before(&self, engine: Arc<dyn Engine>) -> Arc<dyn Engine> {
+        match &self.0 {
+            Some(before) => before(engine),
+            None => engine,
+        }
+    }
+}
+
+impl fmt::Debug for Lens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "Lens(something)",
+            None => "Lens(nothing)",
+        })
+    }
 }
 
 /// An event to be published.
@@ -46,6 +79,7 @@ pub(crate) struct Common {
     /// Events of which the publisher does not know yet that they are stored.
     pub(crate) unpublished: AtomicUsize,
     pub(crate) sharing: Sharing,
+    pub(crate) lens: Lens,
     pub(crate) concurrency: usize,
     pub(crate) retry: Retry,
     pub(crate) ack_wait: Duration,
@@ -61,8 +95,8 @@ impl Common {
     }
 }
 
-async fn connect(process: &Process) -> Result<Bus> {
-    Connect::with_engine(process.engine())
+async fn connect(process: &Process, engine: Arc<dyn Engine>) -> Result<Bus> {
+    Connect::with_engine(engine)
         .clock(process.clock())
         .source("/simulated")
         .await
@@ -74,7 +108,7 @@ pub(crate) fn member(process: Process, common: Arc<Common>) -> Boxed<'static, ()
     Box::pin(async move {
         let name = process.port.name.clone();
         let consume = async {
-            let bus = connect(&process).await?;
+            let bus = connect(&process, common.lens.before(process.engine())).await?;
             let handler = {
                 let (process, common) = (process.clone(), Arc::clone(&common));
                 move |event: Arc<OrderPlaced>, cx: Context| {
@@ -181,7 +215,7 @@ fn epoch(cx: &Context) -> Option<(u64, u64)> {
 pub(crate) fn publisher(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
     Box::pin(async move {
         let bus = loop {
-            match connect(&process).await {
+            match connect(&process, process.engine()).await {
                 Ok(bus) => break bus,
                 Err(_) => sleep(Duration::from_millis(300)).await,
             }

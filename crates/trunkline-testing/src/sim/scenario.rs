@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use trunkline::core::engine::{Credit, Position};
+use trunkline::core::engine::{Credit, Position, StateKey};
 use trunkline::{Filter, Name, Result, Retry};
 
-use super::check::{self, Dead, Evidence, Verdict};
+use super::check::{self, Dead, Evidence, Verdict, Violation};
 use super::faults::Faults;
 use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
-use super::members::{CONSUMER, Common, Planned, Sharing, member, publisher};
+use super::members::{CONSUMER, Common, Lens, Planned, Sharing, member, publisher};
 use super::script::Script;
 use super::world::{HostId, World};
 
@@ -23,6 +23,8 @@ pub(crate) const REST: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(250);
 /// Events of each key that are published when all is well again.
 const LATER: u32 = 5;
+/// Where consumers keep their records.
+const BUCKET: &str = "trunkline";
 
 /// The world of one consumer. [`from_seed`](Self::from_seed) draws it.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Scenario {
     pub judged: Sharing,
     /// What goes wrong.
     pub faults: Faults,
+    /// What is broken on purpose.
+    pub lens: Lens,
     /// Members at most.
     pub members: usize,
     /// Keys of the events.
@@ -59,6 +63,7 @@ impl Scenario {
             sharing,
             judged: sharing,
             faults,
+            lens: Lens::default(),
             members: pick(1, 4),
             keys: pick(5, 40),
             events: pick(50, 300),
@@ -66,6 +71,11 @@ impl Scenario {
             concurrency: pick(1, 16),
             troubled: Duration::from_millis(dice.pick(5_000..=20_000)),
         }
+    }
+
+    /// Lives through it and judges it, once and without a trace: for whoever only counts.
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.live(false).violations
     }
 
     /// Lives through it and judges it.
@@ -118,8 +128,9 @@ impl Scenario {
             common.well_again.happen();
             came_to_rest = self.rest(&mut world, &common);
         }
-        // What comes again although it is done comes by then.
-        world.run_for(Duration::from_secs(3));
+        // What comes again although it is done comes by then, and who died is forgotten.
+        world.run_for(Duration::from_secs(5));
+        let heartbeats = heartbeats(&world).expect("the engine in memory is read");
         for id in members.iter().chain([&source]) {
             world.stop(*id);
         }
@@ -138,6 +149,7 @@ impl Scenario {
             came_to_rest,
             stored: stored(&world).expect("the engine in memory is read"),
             dead: dead(&world).expect("the engine in memory is read"),
+            heartbeats,
             world: &world,
         };
         check::judge(&evidence)
@@ -181,6 +193,7 @@ impl Scenario {
             later,
             well_again: Once::default(),
             sharing: self.sharing,
+            lens: self.lens.clone(),
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
@@ -321,4 +334,17 @@ fn dead(world: &World) -> Result<BTreeMap<u64, Vec<Dead>>> {
         });
     }
     Ok(dead)
+}
+
+/// How many members are on the consumer's list.
+fn heartbeats(world: &World) -> Result<usize> {
+    let bucket = Name::new(BUCKET)?;
+    let members = StateKey::new(format!("control.{CONSUMER}.EVENTS.m"))?;
+    let page = world.at_server(move |engine| {
+        Box::pin(async move {
+            let (state, all) = (engine.state(), Credit::items(10_000));
+            state.scan(&bucket, Some(&members), None, 0, all).await
+        })
+    })?;
+    Ok(page.entries.len())
 }
