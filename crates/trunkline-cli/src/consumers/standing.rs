@@ -178,7 +178,8 @@ impl Standing {
     /// Events before it, those beside the main flow among them.
     pub(super) fn lag(&self) -> u64 {
         if self.status.ordered {
-            self.status.pending_at_most + self.status.waiting + self.status.running
+            let status = &self.status;
+            status.pending_at_most + status.waiting + status.running + status.replaying
         } else {
             self.status.pending_at_most
         }
@@ -253,6 +254,7 @@ impl Standing {
             "lag_seconds": self.behind().as_secs_f64(),
             "waiting": status.waiting,
             "running": status.running,
+            "replaying": status.replaying,
             "handled": status.ordered.then_some(status.handled),
             "dead": status.ordered.then_some(status.dead),
         });
