@@ -4,6 +4,7 @@
 //! its window of acknowledgements by itself and acknowledges by itself; [`ours`] and [`stored`] say
 //! `publish`, `subscribe` and `consumer`, and so get envelopes, ids, leases and outcomes too.
 
+mod members;
 mod ours;
 pub mod raw;
 
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 
 use trunkline_nats_server::{Binary, NatsServer, ServerOptions, obtain};
 
+use self::members::{Crew, Mode};
 use self::raw::{Form, Publishing};
 use crate::pair::{Contender, Pair, Result, Target};
 use crate::site::{Ground, Site, Working};
@@ -18,6 +20,7 @@ use crate::stopwatch::Stopwatch;
 use crate::stored;
 
 const ORDER: &str = "struct that is JSON of 256 B";
+const KEYED: &str = "struct that is JSON of 256 B, 1000 keys";
 /// The server writes to its file system at once, and to the disk every two minutes.
 const WRITTEN: &str = "written by one server, not synced";
 const SYNCED: &str = "synced to disk by one server";
@@ -50,6 +53,12 @@ pub fn pairs() -> Vec<Pair> {
     ];
     pairs.extend(durable());
     pairs.extend([1, 256].map(consume));
+    for mode in [Mode::Ordered, Mode::Shared] {
+        for members in [1, 2, 4, 8] {
+            pairs.extend([1, 256].map(|concurrency| shared(mode, crew(members, concurrency, 0))));
+        }
+        pairs.extend([1, 50].map(|failing| shared(mode, crew(2, 256, failing))));
+    }
     pairs.extend([(1_000, 3_000), (10_000, 30_000)].map(latency));
     pairs
 }
@@ -122,6 +131,45 @@ fn consume(concurrency: usize) -> Pair {
         baseline: raw(Sync::Server, EVENTS, raw::consume(concurrency)),
         ours: Some(ours(Sync::Server, EVENTS, stored::consume(concurrency))),
         target: Target::Ratio(0.95),
+    }
+}
+
+fn crew(members: usize, concurrency: usize, failing: u64) -> Crew {
+    Crew {
+        members,
+        concurrency,
+        failing,
+    }
+}
+
+/// The members of a durable consumer, beside as many that share a durable pull consumer by hand.
+fn shared(mode: Mode, crew: Crew) -> Pair {
+    const EVENTS: u64 = 100_000;
+    let Crew {
+        members,
+        concurrency,
+        failing,
+    } = crew;
+    let (how, target) = match (mode, members) {
+        (Mode::Ordered, 1 | 2) if failing == 0 => ("in key order", Target::Ratio(1.2)),
+        (Mode::Ordered, _) => ("in key order", Target::NotSet),
+        (Mode::Shared, _) if failing == 0 => ("shared", Target::Ratio(0.95)),
+        (Mode::Shared, _) => ("shared", Target::NotSet),
+    };
+    let failing = match failing {
+        0 => String::new(),
+        failing => format!(", {failing} % fail once"),
+    };
+    Pair {
+        name: format!(
+            "nats consume with acks {how}, members {members}, concurrency {concurrency} each{failing}"
+        ),
+        payload: KEYED,
+        durability: WRITTEN,
+        window: "filled before the clock starts; ends with the last event handled",
+        baseline: raw(Sync::Server, EVENTS, members::raw(crew)),
+        ours: Some(ours(Sync::Server, EVENTS, members::ours(mode, crew))),
+        target,
     }
 }
 

@@ -144,9 +144,31 @@ impl Due {
     }
 }
 
+/// About 256 bytes of JSON with a key, and a number that decides whether its first attempt fails.
+#[derive(Clone, Debug, Event, Serialize, Deserialize)]
+#[event(type = "order.numbered", key = "order")]
+pub struct Numbered {
+    pub order: String,
+    pub number: u64,
+    pub filler: String,
+}
+
+impl Numbered {
+    /// Keys that there are.
+    const KEYS: u64 = 1_000;
+
+    pub fn new(number: u64) -> Self {
+        Self {
+            order: format!("order-{:03}", number % Self::KEYS),
+            number,
+            filler: "x".repeat(202),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Due, Order, SmallOrder, Tick};
+    use super::{Due, Numbered, Order, SmallOrder, Tick};
 
     #[test]
     fn payloads_have_the_size_that_the_report_states() {
@@ -155,6 +177,9 @@ mod tests {
         assert!((250..=262).contains(&json.len()), "{} bytes", json.len());
         let due = serde_json::to_vec(&Due::new(10_000)).unwrap();
         assert!((250..=262).contains(&due.len()), "{} bytes", due.len());
+        let numbered = serde_json::to_vec(&Numbered::new(10_000)).unwrap();
+        let bytes = numbered.len();
+        assert!((250..=262).contains(&bytes), "{bytes} bytes");
         assert_eq!(serde_json::to_vec(&SmallOrder::sample()).unwrap().len(), 28);
     }
 }

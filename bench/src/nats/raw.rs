@@ -25,17 +25,17 @@ use crate::schedule::Schedule;
 use crate::site::Site;
 use crate::stopwatch::Stopwatch;
 
-const SUBJECT: &str = "raw.order";
+pub(super) const SUBJECT: &str = "raw.order";
 const STREAM: &str = "RAW";
 /// As many as the client's own default of a pull.
-const PULL: usize = 1_000;
+pub(super) const PULL: usize = 1_000;
 
-async fn connect(url: &str) -> Result<Client> {
+pub(super) async fn connect(url: &str) -> Result<Client> {
     Ok(async_nats::connect(url).await?)
 }
 
 /// A stream as Trunkline makes one, so that the server has the same to do.
-async fn stored(client: &Client) -> Result<(Context, stream::Stream)> {
+pub(super) async fn stored(client: &Client) -> Result<(Context, stream::Stream)> {
     let context = async_nats::jetstream::new(client.clone());
     let stream = context
         .get_or_create_stream(stream::Config {
@@ -287,7 +287,7 @@ async fn handle(consumer: PullConsumer, events: u64, concurrency: usize) -> Resu
     Ok(events - countdown.remaining())
 }
 
-async fn pulled(stream: &stream::Stream, first: u64) -> Result<PullConsumer> {
+pub(super) async fn pulled(stream: &stream::Stream, first: u64) -> Result<PullConsumer> {
     let config = pull::Config {
         durable_name: Some(format!("bench-{first}")),
         ack_policy: AckPolicy::Explicit,

@@ -124,9 +124,10 @@ fn facts(one: &Standing) -> Facts {
         facts.add(
             "beside",
             format!(
-                "{} waiting for another attempt or behind one, {} running",
+                "{} waiting for another attempt or behind one, {} running, {} dead letters running again",
                 grouped(status.waiting),
-                grouped(status.running)
+                grouped(status.running),
+                grouped(status.replaying)
             ),
         );
         if status.holding > 0 {

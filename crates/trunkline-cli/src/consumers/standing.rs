@@ -264,6 +264,7 @@ impl Standing {
             "waiting": status.waiting,
             "holding": status.holding,
             "running": status.running,
+            "replaying": status.replaying,
             "handled": status.ordered.then_some(status.handled),
             "dead": status.has_records.then_some(status.dead),
             "gauge": status.gauge.map(gauge),

@@ -25,6 +25,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) dead: BTreeMap<u64, Vec<Dead>>,
     /// How dead letters stand, those that are dealt with among them.
     pub(crate) standings: BTreeMap<u64, Record>,
+    /// Members on the consumer's list, before any was told to stop.
+    pub(crate) heartbeats: usize,
     pub(crate) world: &'a World,
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
     check_concurrency(evidence, &runs, &mut found);
     if evidence.scenario.judged == Sharing::Ordered {
         check_order(evidence, &runs, &mut found);
+        check_members(evidence, &mut found);
     }
     let repeats = check_repeats(evidence, &runs, &mut found);
     Verdict {
@@ -329,6 +332,7 @@ fn check_order(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>
     for runs in keys.values() {
         check_newest(runs, found);
         check_overlap(evidence, runs, found);
+        check_superseded(runs, found);
         check_overtaking(evidence, runs, found);
     }
 }
@@ -378,6 +382,26 @@ fn check_overlap(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violati
     }
 }
 
+/// Nothing begins in the hands of one who was the owner, once its successor has begun. What it was running
+/// then may go on: nobody can stop that from outside.
+fn check_superseded(runs: &[&Run], found: &mut Vec<Violation>) {
+    for run in runs {
+        let succeeds = |other: &&&Run| other.epoch > run.epoch && other.began < run.began;
+        if let Some(other) = runs.iter().find(succeeds) {
+            let text = format!(
+                "sequence {} began under {:?}, and {} had begun under {:?} at {:?}",
+                run.seq, run.epoch, other.seq, other.epoch, other.began
+            );
+            found.push(violation(
+                "C10 no start under an old epoch",
+                Some(run),
+                text,
+            ));
+            return;
+        }
+    }
+}
+
 /// Nothing begins before what is in front of it is done or given up.
 fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Violation>) {
     let scenario = evidence.scenario;
@@ -403,7 +427,8 @@ fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Viol
             _ if holds => discards.get(&seq).is_some_and(|at| *at <= by),
             Script::Permanent => failures > 0,
             Script::NeverWorks => failures >= scenario.attempts,
-            Script::Kills(times) => script.dead(true).is_some() && starts >= times.min(5),
+            // Starts that were written down count, also those that others kept from beginning.
+            Script::Kills(_) => script.dead(true).is_some() && starts > 0,
             _ => false,
         }
     };
@@ -423,6 +448,17 @@ fn check_overtaking(evidence: &Evidence<'_>, runs: &[&Run], found: &mut Vec<Viol
                 return;
             }
         }
+    }
+}
+
+/// Whoever died is taken off the list by those who live.
+fn check_members(evidence: &Evidence<'_>, found: &mut Vec<Violation>) {
+    let (listed, members) = (evidence.heartbeats, evidence.scenario.members);
+    // A heartbeat that was on its way for long brings the dead back, for a while.
+    let are_late = evidence.scenario.faults.late > 0.0;
+    if evidence.came_to_rest && !are_late && listed > members {
+        let text = format!("{listed} members are on the list, and {members} live");
+        found.push(violation("C1 the dead are forgotten", None, text));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The programs of a scenario: members of one consumer, and a publisher.
 
+use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use trunkline::core::engine::Boxed;
+use trunkline::core::engine::{Boxed, Engine};
 use trunkline::{
     Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Name, Result, Retry,
 };
@@ -27,6 +28,38 @@ pub enum Sharing {
     Shared,
     /// Each key has one owner at a time, who keeps its order.
     Ordered,
+}
+
+type Before = dyn Fn(Arc<dyn Engine>) -> Arc<dyn Engine> + Send + Sync;
+
+/// What stands between each member and its engine: nothing, unless somebody breaks something there to
+/// see whether the judge notices.
+#[derive(Clone, Default)]
+pub struct Lens(Option<Arc<Before>>);
+
+impl Lens {
+    /// Puts that before every member's engine.
+    pub fn new(
+        before: impl Fn(Arc<dyn Engine>) -> Arc<dyn Engine> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(before)))
+    }
+
+    fn before(&self, engine: Arc<dyn Engine>) -> Arc<dyn Engine> {
+        match &self.0 {
+            Some(before) => before(engine),
+            None => engine,
+        }
+    }
+}
+
+impl fmt::Debug for Lens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "Lens(something)",
+            None => "Lens(nothing)",
+        })
+    }
 }
 
 /// An event to be published.
@@ -51,6 +84,7 @@ pub(crate) struct Common {
     pub(crate) holds_keys: bool,
     /// From then on every dead letter is dealt with.
     pub(crate) at_last: Once,
+    pub(crate) lens: Lens,
     pub(crate) concurrency: usize,
     pub(crate) retry: Retry,
     pub(crate) ack_wait: Duration,
@@ -68,8 +102,8 @@ impl Common {
     }
 }
 
-pub(crate) async fn connect(process: &Process) -> Result<Bus> {
-    Connect::with_engine(process.engine())
+pub(crate) async fn connect(process: &Process, engine: Arc<dyn Engine>) -> Result<Bus> {
+    Connect::with_engine(engine)
         .clock(process.clock())
         .source("/simulated")
         .await
@@ -81,7 +115,7 @@ pub(crate) fn member(process: Process, common: Arc<Common>) -> Boxed<'static, ()
     Box::pin(async move {
         let name = process.port.name.clone();
         let consume = async {
-            let bus = connect(&process).await?;
+            let bus = connect(&process, common.lens.before(process.engine())).await?;
             let handler = {
                 let (process, common) = (process.clone(), Arc::clone(&common));
                 move |event: Arc<OrderPlaced>, cx: Context| {
@@ -195,7 +229,7 @@ pub(crate) fn divider(process: Process, common: Arc<Common>) -> Boxed<'static, (
     Box::pin(async move {
         let name = Name::new(CONSUMER).expect("a name");
         let bus = loop {
-            match connect(&process).await {
+            match connect(&process, process.engine()).await {
                 Ok(bus) => break bus,
                 Err(_) => sleep(Duration::from_millis(300)).await,
             }
@@ -221,7 +255,7 @@ pub(crate) fn divider(process: Process, common: Arc<Common>) -> Boxed<'static, (
 pub(crate) fn publisher(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
     Box::pin(async move {
         let bus = loop {
-            match connect(&process).await {
+            match connect(&process, process.engine()).await {
                 Ok(bus) => break bus,
                 Err(_) => sleep(Duration::from_millis(300)).await,
             }

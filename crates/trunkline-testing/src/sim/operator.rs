@@ -19,7 +19,7 @@ pub(crate) fn operator(process: Process, common: Arc<Common>) -> Boxed<'static, 
     Box::pin(async move {
         let work = async {
             let letters = loop {
-                match connect(&process).await {
+                match connect(&process, process.engine()).await {
                     Ok(bus) => break bus.dead_letters(),
                     Err(_) => sleep(Duration::from_millis(300)).await,
                 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use trunkline::core::engine::{Credit, Position};
+use trunkline::core::engine::{Credit, Position, StateKey};
 use trunkline::dead_letter::{Record, Stands};
 use trunkline::{Filter, Name, Result, Retry};
 
-use super::check::{self, Dead, Evidence, Verdict};
+use super::check::{self, Dead, Evidence, Verdict, Violation};
 use super::faults::Faults;
 use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
-use super::members::{CONSUMER, Common, Planned, Sharing, divider, member, publisher};
+use super::members::{CONSUMER, Common, Lens, Planned, Sharing, divider, member, publisher};
 use super::operator::{operator, standings};
 use super::script::Script;
 use super::world::{HostId, World};
@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const LATER: u32 = 5;
 /// Operators, where dead letters are looked after.
 const OPERATORS: usize = 2;
+/// Where consumers keep their records.
+const BUCKET: &str = "trunkline";
 
 /// The world of one consumer. [`from_seed`](Self::from_seed) draws it.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Scenario {
     pub judged_as_holding: bool,
     /// What goes wrong.
     pub faults: Faults,
+    /// What is broken on purpose.
+    pub lens: Lens,
     /// Members at most.
     pub members: usize,
     /// Keys of the events.
@@ -71,6 +75,7 @@ impl Scenario {
             holds_keys: false,
             judged_as_holding: false,
             faults,
+            lens: Lens::default(),
             members: pick(1, 4),
             keys: pick(5, 40),
             events: pick(50, 300),
@@ -91,6 +96,11 @@ impl Scenario {
             judged_as_holding: true,
             ..self
         }
+    }
+
+    /// Lives through it and judges it, once and without a trace: for whoever only counts.
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.live(false).violations
     }
 
     /// Lives through it and judges it.
@@ -164,8 +174,9 @@ impl Scenario {
             common.well_again.happen();
             came_to_rest = self.rest(&mut world, &common);
         }
-        // What comes again although it is done comes by then.
-        world.run_for(Duration::from_secs(3));
+        // What comes again although it is done comes by then, and who died is forgotten.
+        world.run_for(Duration::from_secs(5));
+        let heartbeats = heartbeats(&world).expect("the engine in memory is read");
         for id in members.iter().chain(&others) {
             world.stop(*id);
         }
@@ -185,6 +196,7 @@ impl Scenario {
             stored: stored(&world).expect("the engine in memory is read"),
             dead: dead(&world).expect("the engine in memory is read"),
             standings: standings(&world).expect("the engine in memory is read"),
+            heartbeats,
             world: &world,
         };
         check::judge(&evidence)
@@ -239,6 +251,7 @@ impl Scenario {
             sharing: self.sharing,
             holds_keys: self.holds_keys,
             at_last: Once::default(),
+            lens: self.lens.clone(),
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
@@ -398,4 +411,17 @@ fn dead(world: &World) -> Result<BTreeMap<u64, Vec<Dead>>> {
         });
     }
     Ok(dead)
+}
+
+/// How many members are on the consumer's list.
+fn heartbeats(world: &World) -> Result<usize> {
+    let bucket = Name::new(BUCKET)?;
+    let members = StateKey::new(format!("control.{CONSUMER}.EVENTS.m"))?;
+    let page = world.at_server(move |engine| {
+        Box::pin(async move {
+            let (state, all) = (engine.state(), Credit::items(10_000));
+            state.scan(&bucket, Some(&members), None, 0, all).await
+        })
+    })?;
+    Ok(page.entries.len())
 }

@@ -31,16 +31,18 @@ impl Script {
         let times = |hub: &Hub| {
             u32::try_from(hub.pick(1..=u64::from(attempts.saturating_sub(1).max(1)))).unwrap_or(1)
         };
-        match hub.pick(0..100) {
-            0..5 if attempts > 1 => Script::Fails(times(hub)),
-            5..7 if attempts > 1 => Script::Panics(times(hub)),
-            7..9 => Script::NeverWorks,
-            9..11 => Script::Permanent,
-            11..13 if may_kill => Script::Kills(1),
-            13 if may_kill => Script::Kills(2),
-            14 => Script::Works(millis(1_000, 12_000)),
-            15..25 => Script::Works(millis(50, 500)),
-            25..55 => Script::Works(millis(1, 20)),
+        match hub.pick(0..1_000) {
+            0..50 if attempts > 1 => Script::Fails(times(hub)),
+            50..70 if attempts > 1 => Script::Panics(times(hub)),
+            70..90 => Script::NeverWorks,
+            90..110 => Script::Permanent,
+            110..130 if may_kill => Script::Kills(1),
+            130..138 if may_kill => Script::Kills(2),
+            // More often than anybody lets it, since not every start of it is known to its successors.
+            138..140 if may_kill => Script::Kills(MAX_STARTS + 3),
+            140..150 => Script::Works(millis(1_000, 12_000)),
+            150..250 => Script::Works(millis(50, 500)),
+            250..550 => Script::Works(millis(1, 20)),
             _ => Script::Works(Duration::ZERO),
         }
     }

@@ -1,5 +1,6 @@
 //! Many scenarios, over all cores.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{AddAssign, Range};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -95,6 +96,51 @@ pub fn try_scenarios(
             ..total.into_inner()
         }),
     }
+}
+
+/// In how many scenarios a promise was broken, and which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Scenarios that were tried.
+    pub scenarios: u64,
+    /// Those in which some promise was broken.
+    pub broken: u64,
+    /// The seeds of those.
+    pub seeds: BTreeSet<u64>,
+    /// In how many of them this one was.
+    pub by_property: BTreeMap<&'static str, u64>,
+}
+
+/// Lives through every scenario, whatever comes of the others, until some promise was broken in `enough` of
+/// them: to see how well the judge sees what was broken on purpose.
+pub fn tally(scenarios: impl Iterator<Item = Scenario> + Send, enough: u64) -> Tally {
+    let (next, tally) = (Mutex::new(scenarios), Mutex::new(Tally::default()));
+    let work = || {
+        while tally.lock().broken < enough {
+            let Some(scenario) = next.lock().next() else {
+                return;
+            };
+            let watchdog = Watchdog::new(scenario.seed);
+            let found = scenario.violations();
+            drop(watchdog);
+            let properties: BTreeSet<_> = found.iter().map(|one| one.property).collect();
+            let mut tally = tally.lock();
+            tally.scenarios += 1;
+            if !properties.is_empty() {
+                tally.broken += 1;
+                tally.seeds.insert(scenario.seed);
+            }
+            for property in properties {
+                *tally.by_property.entry(property).or_default() += 1;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    tally.into_inner()
 }
 
 /// Ends the program if a scenario does not end, because some task of it is busy while no time passes:
