@@ -210,16 +210,14 @@ pub(in crate::contract) async fn c8_a_crash_loop_is_given_up_and_its_neighbours_
 /// What a run of the event comes to that everything happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    ToAStop,
-    ToAFailure,
-    ToASnooze,
+    Stop,
+    Failure,
+    Snooze,
 }
 
 pub(in crate::contract) async fn c8_what_is_nobodys_fault_counts_for_nothing(trial: Trial) {
-    use Comes::{ToAFailure, ToASnooze, ToAStop};
-    const SCRIPT: [Comes; 7] = [
-        ToAStop, ToAFailure, ToASnooze, ToAStop, ToASnooze, ToAFailure, ToAFailure,
-    ];
+    use Comes::{Failure, Snooze, Stop};
+    const SCRIPT: [Comes; 7] = [Stop, Failure, Snooze, Stop, Snooze, Failure, Failure];
     let (seen, mut ran) = mpsc::unbounded_channel::<Ran>();
     let runs = Arc::new(AtomicUsize::new(0));
     let start = async || -> (Bus, ConsumerHandle) {
@@ -234,9 +232,9 @@ pub(in crate::contract) async fn c8_what_is_nobodys_fault_counts_for_nothing(tri
                 let _ = seen.send((key, n, attempt));
                 match comes {
                     None => Ok(()),
-                    Some(ToAFailure) => Err("not yet".into()),
-                    Some(ToASnooze) => Err("too early".snooze(Duration::from_millis(50))),
-                    Some(ToAStop) => std::future::pending().await,
+                    Some(Failure) => Err("not yet".into()),
+                    Some(Snooze) => Err("too early".snooze(Duration::from_millis(50))),
+                    Some(Stop) => std::future::pending().await,
                 }
             }
         };
@@ -259,7 +257,7 @@ pub(in crate::contract) async fn c8_what_is_nobodys_fault_counts_for_nothing(tri
             continue;
         }
         attempts.push(attempt);
-        if SCRIPT[attempts.len() - 1] == ToAStop {
+        if SCRIPT[attempts.len() - 1] == Stop {
             let (bus, handle) = member;
             let report = handle.stop_within(Duration::ZERO).await;
             assert_eq!(report.cancelled, 1, "{report:?}");

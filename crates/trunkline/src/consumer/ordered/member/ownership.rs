@@ -18,6 +18,7 @@ use super::Member;
 use super::burials::Gone;
 use super::handovers::Handovers;
 use super::runs::RunId;
+use super::standing::Taken;
 use super::tasks::Done;
 
 /// How long a partition beyond one's share must have been free before one claims it.
@@ -377,6 +378,13 @@ impl Member {
             epoch = partition.epoch, from = partition.cursor().floor() + 1, beside = partition.sides(),
             "a partition is claimed"
         );
+        // A replay whose record was found was taken on by an owner before: it is not taken on twice.
+        let epoch = partition.epoch;
+        for seq in partition.awaits_operators() {
+            if !partition.holds(seq) {
+                self.taken.insert(seq, Taken { rev: epoch, epoch });
+            }
+        }
         self.partitions.insert(id, partition);
         self.look_after_held(id, Gone::IsSettled);
         Ok(())
