@@ -244,10 +244,17 @@ pub(crate) fn divider(process: Process, common: Arc<Common>) -> Boxed<'static, (
                 format!("everything is divided into {partitions}: {divided:?}")
             });
         }
-        while bus.resume_consumer(&name, None).await.is_err() {
-            sleep(Duration::from_millis(500)).await;
+        // What it sent before it died may arrive, and pause the consumer, long after that.
+        let resume = async {
+            loop {
+                let _ = bus.resume_consumer(&name, None).await;
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = process.told_to_stop() => {}
+            () = resume => {}
         }
-        process.told_to_stop().await;
     })
 }
 

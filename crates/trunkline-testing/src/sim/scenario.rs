@@ -159,7 +159,7 @@ impl Scenario {
             };
             world.after(joins, move |world| world.start(id));
         }
-        self.trouble(&mut world, &members, &others);
+        self.trouble(&mut world, &members, divider, &others);
         world.run_for(self.troubled);
         world.heal();
         common.at_last.happen();
@@ -260,7 +260,13 @@ impl Scenario {
     }
 
     /// Decides what happens to whom and when, as long as things go wrong.
-    fn trouble(&self, world: &mut World, members: &[HostId], others: &[HostId]) {
+    fn trouble(
+        &self,
+        world: &mut World,
+        members: &[HostId],
+        divider: Option<HostId>,
+        others: &[HostId],
+    ) {
         let faults = &self.faults;
         let any = |hub: &Hub, hosts: &[HostId]| hosts[hub.pick(0..hosts.len() as u64) as usize];
         let times = |world: &World, rate: f64| {
@@ -282,9 +288,9 @@ impl Scenario {
             world.after(at, move |world| world.kill(id));
         }
         // Whoever divides the consumer may be gone at any step of it.
-        if let [_, operator] = *others {
+        if let Some(divider) = divider {
             for at in times(world, faults.kills) {
-                world.after(at, move |world| world.kill(operator));
+                world.after(at, move |world| world.kill(divider));
             }
         }
         for at in times(world, faults.freezes * rate) {
@@ -339,11 +345,7 @@ impl Scenario {
                 }
                 continue;
             }
-            let counts = self.sharing == Sharing::Ordered;
-            if open
-                .iter()
-                .any(|n| common.script(*n).dead(counts).is_none())
-            {
+            if open.iter().any(|n| common.script(*n).dead().is_none()) {
                 continue;
             }
             if !open.is_empty() {

@@ -48,10 +48,10 @@ impl Script {
     }
 
     /// Why its event ends as a dead letter, if it does.
-    pub(crate) fn dead(self, counts_starts: bool) -> Option<&'static str> {
+    pub(crate) fn dead(self) -> Option<&'static str> {
         match self {
             Script::NeverWorks | Script::Permanent => Some("failed"),
-            Script::Kills(times) if counts_starts && times >= MAX_STARTS => Some("crash_loop"),
+            Script::Kills(times) if times >= MAX_STARTS => Some("crash_loop"),
             _ => None,
         }
     }

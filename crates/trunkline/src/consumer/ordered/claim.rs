@@ -72,6 +72,8 @@ impl Place {
             .floor
             .max(earlier.floor(layout.slots(free.partition)));
         let earlier = earlier.of(layout, free.partition, progress.floor);
+        // An owner that gave the partition up may not have come to all that one before it left in doubt.
+        let suspects = progress.suspects.max(earlier.suspects());
         let expect = |rev: Option<Rev>| rev.map_or(Expectation::Absent, Expectation::Rev);
         let ops = vec![
             Op::Put {
@@ -155,6 +157,7 @@ impl Place {
                     side.starts = side.starts.saturating_sub(1);
                 }
                 let due = due(&side, stored);
+                side.handed = false;
                 (seq, side, due)
             })
             .collect();
@@ -163,7 +166,7 @@ impl Place {
             progress,
             earlier,
             sides,
-            suspects: if unclean && reads { tail - 1 } else { 0 },
+            suspects: if unclean && reads { tail - 1 } else { suspects },
             reads,
         }))
     }

@@ -118,6 +118,7 @@ impl Cursor {
                 .iter()
                 .map(|(first, last)| (*first, *last))
                 .collect(),
+            suspects: 0,
             counts: self.counts,
         }
     }

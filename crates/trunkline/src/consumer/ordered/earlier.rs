@@ -29,6 +29,8 @@ pub(in crate::consumer) struct Earlier {
     layouts: Vec<(Layout, BTreeMap<u16, Cursor>)>,
     /// The last sequence that any of them has settled.
     last_settled: Seq,
+    /// The last of what any of them left in doubt.
+    suspects: Seq,
 }
 
 /// Up to where a consumer has settled everything, as its partitions wrote it down.
@@ -60,6 +62,7 @@ impl Earlier {
         let mut cursors = BTreeMap::new();
         for (partition, progress) in progresses {
             let cursor = Cursor::new(progress);
+            self.suspects = self.suspects.max(progress.suspects);
             self.last_settled = self.last_settled.max(cursor.last_settled());
             cursors.insert(*partition, cursor);
         }
@@ -79,6 +82,10 @@ impl Earlier {
             .flat_map(|(_, cursors)| cursors.values());
         self.last_settled = cursors.map(Cursor::last_settled).max().unwrap_or(0);
         self
+    }
+
+    pub(super) fn suspects(&self) -> Seq {
+        self.suspects
     }
 
     pub(super) fn is_empty(&self) -> bool {

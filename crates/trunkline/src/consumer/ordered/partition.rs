@@ -251,6 +251,15 @@ impl Partition {
         }
     }
 
+    /// How far it got, and what of that its next owner has to be careful with.
+    pub(super) fn progress(&self) -> Progress {
+        let is_left = self.suspects > self.cursor.floor();
+        Progress {
+            suspects: if is_left { self.suspects } else { 0 },
+            ..self.cursor.progress()
+        }
+    }
+
     pub(super) fn cursor(&self) -> &Cursor {
         &self.cursor
     }

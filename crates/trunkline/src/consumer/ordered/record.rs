@@ -387,8 +387,16 @@ pub(in crate::consumer) struct Progress {
     /// What is settled above it, as first and last of each run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(in crate::consumer) done: Vec<(Seq, Seq)>,
+    /// An owner died that may have been running anything above the floor up to here. 0 if there is no such
+    /// event left.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(in crate::consumer) suspects: Seq,
     #[serde(default)]
     pub(in crate::consumer) counts: Counts,
+}
+
+fn is_zero(seq: &Seq) -> bool {
+    *seq == 0
 }
 
 impl Record for Progress {

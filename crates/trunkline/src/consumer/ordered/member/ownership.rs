@@ -405,7 +405,7 @@ impl Member {
             if let Some(partition) = self.partitions.get(&id) {
                 self.holds.insert(id, Hold::Releasing);
                 let (place, epoch) = (Arc::clone(&self.place), partition.epoch);
-                let progress = partition.cursor().progress();
+                let progress = partition.progress();
                 self.tasks.spawn(async move {
                     let released = place.release(layout, id, epoch, &progress).await;
                     Done::Release(id, epoch, released)

@@ -139,7 +139,7 @@ impl Partition {
             }
         }
         let key = self.keys.progress(self.layout, self.id)?;
-        ops.push(body::put(key, self.cursor.progress().encode()?));
+        ops.push(body::put(key, self.progress().encode()?));
         self.in_write = std::mem::take(&mut self.uncommitted);
         self.in_write_since = self.dirty_since.take();
         if !self.staged.is_empty() {
