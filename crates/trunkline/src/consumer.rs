@@ -190,7 +190,7 @@ impl Consumer {
         self
     }
 
-    /// How many handlers run at once in this member. 16 unless set.
+    /// How many handlers run at once in this member, for each stream that it reads. 16 unless set.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
         self

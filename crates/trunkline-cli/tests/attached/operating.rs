@@ -229,7 +229,7 @@ fn a_consumer_is_divided_while_it_runs() {
 }
 
 #[test]
-fn what_whoever_is_free_handles_is_shown_and_cannot_be_paused() {
+fn what_whoever_is_free_handles_is_shown_and_paused() {
     let up = Up::start(&[]);
     let usual = [
         "worker",
@@ -248,9 +248,13 @@ fn what_whoever_is_free_handles_is_shown_and_cannot_be_paused() {
         (&shown["mode"], &shown["state"]),
         (&json!("shared"), &json!("idle"))
     );
-    up.run(&["consumers", "pause", "work"])
-        .with(1)
-        .says(&["TL-0306", "whoever is free"]);
+    let paused = up.run(&["consumers", "pause", "work"]).with(0);
+    assert!(paused.stdout.contains("1 members confirmed"), "{paused:?}");
+    order(&up, "b");
+    let shown = until(&up, |shown| shown["lag"] == 1);
+    assert_eq!(shown["state"], json!("paused"));
+    up.run(&["consumers", "resume", "work"]).with(0);
+    worker.out.until("handled 2");
     worker.signal("TERM");
     worker.ended().with(0);
 }

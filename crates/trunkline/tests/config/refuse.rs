@@ -218,7 +218,7 @@ fn what_nobody_knows_is_refused_with_what_was_probably_meant() {
     );
     check(
         "TRUNKLINE_CONSUMERS__BILLING__COLOUR",
-        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __WINDOW_EVENTS, __WINDOW_BYTES, __PARTITIONS, __ATTEMPTS, __DELAYS, __JITTER, __TIME_OUT, __BREAKER, __BREAKER_RUNS, __BREAKER_SHARE, __BREAKER_FIRST_PAUSE, __BREAKER_LONGEST_PAUSE, __IDEMPOTENT, __START",
+        "there is no such setting; end it with one of __ACK_WAIT, __CONCURRENCY, __WINDOW_EVENTS, __WINDOW_BYTES, __PARTITIONS, __ATTEMPTS, __DELAYS, __JITTER, __TIME_OUT, __BREAKER, __BREAKER_RUNS, __BREAKER_SHARE, __BREAKER_FIRST_PAUSE, __BREAKER_LONGEST_PAUSE, __IDEMPOTENT, __HOLD_KEY, __START",
     );
     check(
         "TRUNKLINE_STREAMS__a b__MAX_AGE",

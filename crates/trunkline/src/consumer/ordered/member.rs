@@ -288,6 +288,7 @@ impl Member {
                 }
             }
             let now = Instant::now();
+            self.delivered(now);
             for ran in self.runs.take() {
                 self.ran(ran, now)?;
             }

@@ -23,6 +23,7 @@ impl Member {
             };
         });
         self.report.given_back += self.put_back() + self.put_back_later();
+        self.bury_dying();
         for partition in self.partitions.values_mut() {
             self.report.given_back += partition.unstarted();
             partition.stop();

@@ -62,6 +62,8 @@ pub(super) struct Handovers {
     taking: BTreeSet<u16>,
     /// What this member itself is handing over to partitions of its own.
     own: BTreeSet<Seq>,
+    /// What it gave up and handed over to others, who have not taken it on yet.
+    dying: BTreeMap<Seq, (Layout, Side)>,
 }
 
 impl Drop for Handovers {
@@ -92,6 +94,7 @@ impl Handovers {
             open: BTreeMap::new(),
             taking: BTreeSet::new(),
             own: BTreeSet::new(),
+            dying: BTreeMap::new(),
         })
     }
 }
@@ -149,7 +152,10 @@ impl Member {
         };
         match handed {
             Some((rev, side)) => handovers.open.insert(seq, (slot, rev, side)),
-            None => handovers.open.remove(&seq),
+            None => {
+                handovers.dying.remove(&seq);
+                handovers.open.remove(&seq)
+            }
         };
     }
 
@@ -217,8 +223,25 @@ impl Member {
                 && Some(partition.epoch) == epoch
             {
                 partition.adopt(token.seq, side, now);
-            } else if *self.stopping.borrow() && side.state == SideState::Dying {
-                self.bury_for_others(layout, token.seq, side);
+            } else if is_new && side.state == SideState::Dying {
+                if *self.stopping.borrow() {
+                    self.bury_for_others(layout, token.seq, side);
+                } else if let Some(handovers) = &mut self.handovers {
+                    handovers.dying.insert(token.seq, (layout, side));
+                }
+            }
+        }
+    }
+
+    /// Stores the dead letters of what was handed over and nobody has taken on.
+    pub(super) fn bury_dying(&mut self) {
+        let handovers = self.handovers.as_mut();
+        let dying = handovers.map(|handovers| std::mem::take(&mut handovers.dying));
+        for (seq, (layout, side)) in dying.unwrap_or_default() {
+            let id = layout.partition(Lane::new(None, seq).slot());
+            let is_ours = self.partitions.get(&id);
+            if is_ours.is_none_or(|one| one.side(seq).is_none()) {
+                self.bury_for_others(layout, seq, side);
             }
         }
     }
@@ -302,6 +325,7 @@ impl Member {
         if let Some(handovers) = &mut self.handovers {
             handovers.taking.remove(&id);
             for (seq, rev) in &taken.looked_at {
+                handovers.dying.remove(seq);
                 // It may have been handed over anew since.
                 if handovers
                     .open

@@ -41,9 +41,9 @@ use crate::raw::Incoming;
 const HAND_ON: Duration = Duration::from_secs(1);
 const LONGEST_HAND_ON: Duration = Duration::from_secs(30);
 /// From this delivery on an event is run beside the main flow, where its starts are counted: it may be
-/// what its members die of. A stop that gives it back unstarted raises the number too, which harms
-/// nobody.
-const SUSPECT_FROM: u32 = 3;
+/// what its members die of. A stop that gives it back unstarted raises the number too, which costs some
+/// writes and harms nobody.
+const SUSPECT_FROM: u32 = 5;
 /// Events that may wait to be given back; beyond it nothing is fetched.
 const MAX_LATER: usize = 10_000;
 
@@ -210,7 +210,10 @@ impl Member {
                 Ok(())
             }
             Err(error) => Err(error),
-            Ok(Fetched::Deliveries(_)) => self.delivered(now),
+            Ok(Fetched::Deliveries(_)) => {
+                self.delivered(now);
+                Ok(())
+            }
             Ok(Fetched::Gap(gap)) => {
                 self.missed(gap);
                 Ok(())
@@ -229,10 +232,14 @@ impl Member {
         }
     }
 
-    fn delivered(&mut self, now: Instant) -> Result<()> {
+    /// Takes what came; also by a fetch that was given up a moment before it would have said so.
+    pub(super) fn delivered(&mut self, now: Instant) {
         let Some(intake) = &mut self.intake else {
-            return Ok(());
+            return;
         };
+        if intake.fetched.is_empty() {
+            return;
+        }
         let mut queue = Vec::with_capacity(intake.fetched.len());
         for delivery in std::mem::take(&mut intake.fetched) {
             let Delivery {
@@ -260,7 +267,6 @@ impl Member {
             queue.push((token, event));
         }
         self.runs.push_leased(queue.into_iter());
-        Ok(())
     }
 
     /// The handler of a delivery is done.
@@ -361,7 +367,11 @@ impl Member {
         for token in &queued {
             intake.settle(*token, Settle::GiveBack);
         }
-        queued.len()
+        let came = std::mem::take(&mut intake.fetched);
+        for delivery in &came {
+            intake.settling.push((delivery.token, Settle::GiveBack));
+        }
+        queued.len() + came.len()
     }
 
     /// Gives back what was kept for others.
