@@ -199,7 +199,7 @@ fn a_consumer_is_divided_while_it_runs() {
     let divide =
         |number: &'static str| up.run(&["consumers", "divide", "work", "--partitions", number]);
     divide("12")
-        .with(1)
+        .with(2)
         .says(&["12 partitions", "use 1, 2, 4, 8, 16, 32, 64, 128 or 256"]);
     assert_eq!(
         divide("32").with(0).stdout,
