@@ -20,7 +20,7 @@ const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says that it still knows of the pull.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After how long without a message there is none on its way.
-const QUIET: Duration = Duration::from_millis(20);
+const QUIET: Duration = Duration::from_secs(1);
 /// After how much silence the pull is taken to be lost.
 const SILENCE: Duration = Duration::from_secs(4);
 

@@ -10,7 +10,7 @@ use super::runs::{Ran, Which};
 use crate::consumer::retry::LONGEST_DELAY;
 
 /// How long after its deadline a stop still waits for an engine that does not answer.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Member {
     /// Lets what runs finish, writes how far it got, and gives up what it owns.
