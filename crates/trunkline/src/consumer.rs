@@ -2,7 +2,7 @@
 //!
 //! A consumer is a durable name; a member is one running instance of it. Members share the
 //! consumer's events: by key, each key in order, or each event to whoever is free. What fails leaves the
-//! main flow in both, and goes on in records of the state bucket (see [`ordered`]).
+//! main flow in both, and goes on in records of the state bucket.
 
 mod declared;
 mod handle;
