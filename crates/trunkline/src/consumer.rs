@@ -58,12 +58,10 @@ pub use settings::ConsumerSettings;
 pub(crate) use settings::Consumers;
 use untyped::Wanted;
 
-/// Events that may wait for another attempt in one member; beyond it the member stops fetching.
-const MAX_WAITING: usize = 10_000;
 /// The events that a member holds at most by itself, however few run at once.
 const MIN_WINDOW: usize = 256;
 /// The most events that a member may be told to hold; no more of a consumer are under a lease at once.
-pub(crate) const MAX_WINDOW: usize = 2 * MAX_WAITING;
+pub(crate) const MAX_WINDOW: usize = 20_000;
 /// The most bytes that a member may be told to hold.
 pub(crate) const MAX_WINDOW_BYTES: usize = 1 << 30;
 

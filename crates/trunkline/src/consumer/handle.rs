@@ -49,7 +49,7 @@ pub struct ConsumerHandle {
 pub struct StopReport {
     /// Handlers that were running and finished, well or not, within the deadline.
     pub finished: usize,
-    /// Events given back at once: they had not started, or waited for another attempt.
+    /// Events given back at once: they had not started, or were kept for another member.
     pub given_back: usize,
     /// Handlers cancelled at the deadline; their events are given back too.
     pub cancelled: usize,

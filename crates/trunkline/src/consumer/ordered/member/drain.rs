@@ -9,7 +9,9 @@ use super::Member;
 use super::runs::{Ran, Which};
 use crate::consumer::retry::LONGEST_DELAY;
 
-/// How long after its deadline a stop still waits for an engine that does not answer.
+/// How long after its deadline a stop waits for handlers that were cancelled.
+const LAST_AWAIT: Duration = Duration::from_secs(1);
+/// How long it then waits for an engine that does not answer.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Member {
@@ -37,13 +39,13 @@ impl Member {
                 let _ = self.ran((Which::Owned(run), Ran::Cancelled), Instant::now());
             }
         }
-        let end = end.min(Instant::now()) + LAST_WORDS;
         if self.intake.is_some() {
-            self.report.stuck = self.runs.cancel_all(end).await;
+            self.report.stuck = self.runs.cancel_all(Instant::now() + LAST_AWAIT).await;
             let _ = self.take_ran();
             // What it was about to hand on comes back from there.
             self.report.given_back += self.put_back_later();
         }
+        let end = Instant::now() + LAST_WORDS;
         if timeout_at(end, self.settle(true)).await.is_err() {
             tracing::warn!(
                 consumer = %self.shared.name, stream = %self.place.stream,

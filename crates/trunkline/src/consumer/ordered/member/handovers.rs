@@ -160,14 +160,14 @@ impl Member {
     }
 
     /// Writes what failed under leases beside the main flow, as much as there is at once.
-    pub(super) fn hand_over(&mut self, _now: Instant) -> Result<()> {
+    pub(super) fn hand_over(&mut self) -> Result<()> {
         let Some(layout) = self.definition.as_ref().map(super::Definition::layout) else {
             return Ok(());
         };
         let Some(intake) = &mut self.intake else {
             return Ok(());
         };
-        if intake.is_handing_over || intake.handovers.is_empty() {
+        if !intake.handing.is_empty() || intake.handovers.is_empty() {
             return Ok(());
         }
         let max_value = self.shared.bus.inner.engine.limits().max_value;
@@ -177,19 +177,19 @@ impl Member {
             && let Some(handover) = intake.handovers.pop_front()
         {
             let mut write = Written::new(&self.place.keys, layout, handover, max_value)?;
-            let seq = write.handover.token.seq;
-            let id = layout.partition(Lane::new(None, seq).slot());
+            let token = write.handover.token;
+            let id = layout.partition(Lane::new(None, token.seq).slot());
             if let Some(partition) = self.partitions.get(&id)
                 && let Some(handovers) = &mut self.handovers
             {
                 write.epoch = Some(partition.epoch);
-                handovers.own.insert(seq);
+                handovers.own.insert(token.seq);
             }
             ops += write.ops.len();
             bytes += write.handover.event.body.rough_bytes();
+            intake.handing.push(token);
             writes.push(write);
         }
-        intake.is_handing_over = true;
         let place = Arc::clone(&self.place);
         self.tasks.spawn(async move {
             let stored = store(&place.store, writes).await;
@@ -201,7 +201,7 @@ impl Member {
     /// They are stored, now or by an earlier delivery: whoever owns their partitions has them.
     pub(super) fn handed_over(&mut self, layout: Layout, stored: Vec<Stored>, now: Instant) {
         if let Some(intake) = &mut self.intake {
-            intake.is_handing_over = false;
+            intake.handing.clear();
         }
         for Stored {
             handover,

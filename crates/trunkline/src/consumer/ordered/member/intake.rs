@@ -61,7 +61,8 @@ pub(in crate::consumer) struct Intake {
     settling: Batch<(Token, Settle)>,
     is_settling: bool,
     pub(super) handovers: VecDeque<Handover>,
-    pub(super) is_handing_over: bool,
+    /// Those that are being written.
+    pub(super) handing: Vec<Token>,
     /// Dead letters that are stored for whoever will own them.
     pub(super) burying: usize,
     /// Not before then is the engine asked for more, or told what was decided: it failed a moment ago.
@@ -97,7 +98,7 @@ impl Intake {
             settling: Batch::new(),
             is_settling: false,
             handovers: VecDeque::new(),
-            is_handing_over: false,
+            handing: Vec::new(),
             burying: 0,
             fetch_from: now,
             settle_from: now,
@@ -148,7 +149,7 @@ impl Intake {
         self.settling.is_empty()
             && !self.is_settling
             && self.handovers.is_empty()
-            && !self.is_handing_over
+            && self.handing.is_empty()
             && self.burying == 0
     }
 }
@@ -410,7 +411,7 @@ impl Member {
         if !intake.is_renewing && intake.renew_at <= now {
             self.renew(now);
         }
-        self.hand_over(now)
+        self.hand_over()
     }
 
     /// Renews the lease on everything that this member holds.
@@ -425,6 +426,7 @@ impl Member {
         self.runs.each_leased(&mut extend);
         intake.later.iter().for_each(|(_, token)| extend(*token));
         intake.handovers.iter().for_each(|one| extend(one.token));
+        intake.handing.iter().copied().for_each(&mut extend);
         if held.is_empty() {
             return;
         }
