@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Routes;
 use crate::error::{Error, ErrorKind};
 use crate::find::Binary;
-use crate::monitor;
+use crate::monitor::{self, Meta};
 use crate::options::ServerOptions;
 use crate::ports;
 use crate::server::{NatsServer, until};
@@ -115,23 +115,32 @@ impl Cluster {
         leader(&self.servers, &views)
     }
 
-    /// Waits until all servers that answer see the same leader, it is one of them, and they are the
-    /// most: at the start, and again after one was killed or restarted.
+    /// Waits until all servers that answer see the same leader, it is one of them, they are the most,
+    /// and have what it has: at the start, and again after one was killed or restarted.
+    ///
+    /// A server whose log is still empty has no vote that counts (it could have lost its disk), so a
+    /// leader that dies before the others have its first entry leaves a cluster that elects none.
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] after 30 s, with the end of each log.
     pub fn wait_for_leader(&self) -> Result<(), Error> {
         let agreed = || {
             let views: Vec<View> = self.servers.iter().map(view).collect();
-            let leader = self.servers[leader(&self.servers, &views)?].name()?;
+            let leader = leader(&self.servers, &views)?;
+            let name = self.servers[leader].name()?;
             let same = |view: &View| match view {
                 View::Silent => true,
                 View::Leaderless => false,
-                View::Led(name, size) => {
-                    name == leader && usize::try_from(*size) == Ok(self.servers.len())
+                View::Led(meta) => {
+                    meta.leader == name && usize::try_from(meta.size) == Ok(self.servers.len())
                 }
             };
-            views.iter().all(same).then_some(())
+            let answer = views.iter().filter(|view| matches!(view, View::Led(_)));
+            let current = match &views[leader] {
+                View::Led(meta) => meta.current + 1 >= answer.count(),
+                View::Silent | View::Leaderless => false,
+            };
+            (current && views.iter().all(same)).then_some(())
         };
         until(LEADER_DEADLINE, agreed).ok_or_else(|| self.leaderless())
     }
@@ -160,16 +169,15 @@ enum View {
     Silent,
     /// It knows none.
     Leaderless,
-    /// Its name, and how many servers there are.
-    Led(String, u64),
+    /// It knows one.
+    Led(Meta),
 }
 
 fn view(server: &NatsServer) -> View {
     match server.monitor_port() {
-        Some(port) if monitor::accepts(port) => match monitor::meta_leader(port) {
-            Some((name, size)) => View::Led(name, size),
-            None => View::Leaderless,
-        },
+        Some(port) if monitor::accepts(port) => {
+            monitor::meta(port).map_or(View::Leaderless, View::Led)
+        }
         _ => View::Silent,
     }
 }
@@ -179,7 +187,7 @@ fn view(server: &NatsServer) -> View {
 fn leader(servers: &[NatsServer], views: &[View]) -> Option<usize> {
     servers.iter().position(|server| {
         let votes = views.iter().filter(
-            |view| matches!(view, View::Led(name, _) if Some(name.as_str()) == server.name()),
+            |view| matches!(view, View::Led(meta) if Some(meta.leader.as_str()) == server.name()),
         );
         let own = server.monitor_port().is_some_and(monitor::accepts);
         own && votes.count() * 2 > servers.len()

@@ -52,11 +52,29 @@ pub(crate) fn get(port: u16, path: &str) -> Option<Value> {
     serde_json::from_str(body).ok()
 }
 
-/// The leader of JetStream's own state as that server sees it, and the number of servers it counts.
-pub(crate) fn meta_leader(port: u16) -> Option<(String, u64)> {
+/// JetStream's own state, as one server sees it.
+pub(crate) struct Meta {
+    /// The name of the leader.
+    pub(crate) leader: String,
+    /// How many servers there are.
+    pub(crate) size: u64,
+    /// How many others have what the leader has, if it is the leader that is asked. Others know only
+    /// of the leader.
+    pub(crate) current: usize,
+}
+
+/// JetStream's own state as that server sees it, if it knows a leader.
+pub(crate) fn meta(port: u16) -> Option<Meta> {
     let answer = get(port, "/jsz")?;
     let meta = answer.get("meta_cluster")?;
     let leader = meta.get("leader")?.as_str()?;
     let size = meta.get("cluster_size")?.as_u64()?;
-    (!leader.is_empty()).then(|| (leader.to_owned(), size))
+    let replicas = meta.get("replicas").and_then(Value::as_array);
+    let is_current = |replica: &&Value| replica["current"].as_bool() == Some(true);
+    let current = replicas.map_or(0, |all| all.iter().filter(is_current).count());
+    (!leader.is_empty()).then(|| Meta {
+        leader: leader.to_owned(),
+        size,
+        current,
+    })
 }

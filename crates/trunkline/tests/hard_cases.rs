@@ -294,3 +294,42 @@ async fn a_subscription_keeps_its_connection() {
     };
     assert_eq!(job.n, 0);
 }
+
+/// A handler that blocks its thread must not cost its neighbour the time in which a stop gives back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn c9_what_is_cancelled_is_given_back_although_another_handler_is_stuck() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    publish(&bus, 2).await;
+    let (begun, mut begins) = mpsc::unbounded_channel();
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let blocks = move |job: Job| {
+        let (begun, held) = (begun.clone(), Arc::clone(&held));
+        async move {
+            begun.send(job.n).unwrap();
+            if job.n == 0 {
+                let _ = held.lock().unwrap().recv();
+            }
+            std::future::pending::<()>().await;
+        }
+    };
+    let member = bus.consumer("jobs").concurrency(2).on(blocks);
+    let member = member.start().await.unwrap();
+    for _ in 0..2 {
+        in_time(begins.recv()).await.unwrap();
+    }
+    let report = in_time(member.stop_within(Duration::ZERO)).await;
+    assert_eq!((report.cancelled, report.stuck), (1, 1), "{report:?}");
+    // Long before its lease would end, which is 30 s.
+    let (took, mut taken) = mpsc::unbounded_channel();
+    let takes = move |job: Job| {
+        let took = took.clone();
+        async move {
+            let _ = took.send(job.n);
+        }
+    };
+    bus.consumer("jobs").on(takes).start().await.unwrap();
+    assert_eq!(in_time(taken.recv()).await, Some(1));
+    let_go.send(()).unwrap();
+    in_time(bus.close()).await.unwrap();
+}
