@@ -7,7 +7,7 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use trunkline_core::Result;
 
@@ -19,8 +19,10 @@ use crate::wire::Wire;
 const EXPIRES: Duration = Duration::from_secs(5);
 /// How often the server says that it still knows of the pull.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// After how long without a message there is none on its way.
+/// For how long what came already may be on its way through the client.
 const QUIET: Duration = Duration::from_secs(1);
+/// More than the server says of a demand before one reads it.
+const STATUSES: usize = 32;
 /// After how much silence the pull is taken to be lost.
 const SILENCE: Duration = Duration::from_secs(4);
 
@@ -31,6 +33,8 @@ pub(crate) struct Pull {
     subscriber: Subscriber,
     subject: Subject,
     connections: watch::Receiver<u64>,
+    /// Everything that has come over the subscription.
+    received: u64,
     /// Asked for and not come yet.
     pub(crate) outstanding: usize,
     /// Bytes that one pull may bring.
@@ -70,6 +74,7 @@ impl Pull {
             inbox: Subject::from(inbox),
             subscriber,
             connections,
+            received: 0,
             outstanding: 0,
             max_bytes,
             heard: Instant::now(),
@@ -133,6 +138,10 @@ impl Pull {
             return Some(Pulled::Broken);
         };
         self.heard = Instant::now();
+        self.received += 1;
+        if is_filler(&message) {
+            return None;
+        }
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             return Some(Pulled::Message(message));
@@ -169,25 +178,68 @@ impl Pull {
 
     /// Stops asking, and gives what is still on its way: it is delivered, and not to be lost.
     ///
-    /// The client forgets a subscription before the server has, and what comes in between is lost until
-    /// its ack wait. So a demand that the server is about to fill is left to be filled first.
+    /// The client forgets a subscription before the server has, and what comes in between would be lost
+    /// until its ack wait. Only where both count to the same last message nothing is: so the subscription
+    /// ends after as many as may still come, and what does not come of those is sent from here. Who may
+    /// not publish to their own inbox waits until the demand has expired.
     pub(crate) async fn end(mut self) -> Vec<Message> {
         let mut rest = Vec::new();
-        while self.outstanding > 0 {
-            match timeout(QUIET, self.next()).await {
-                Ok(Pulled::Message(message)) => rest.push(message),
-                Ok(Pulled::Ended) => {}
-                Ok(Pulled::Broken) | Err(_) => break,
+        while let Some(pulled) = self.now() {
+            match pulled {
+                Pulled::Message(message) => rest.push(message),
+                Pulled::Ended => {}
+                Pulled::Broken => return rest,
             }
         }
-        let _ = timeout(HEARTBEAT, self.subscriber.drain()).await;
-        while let Ok(Some(message)) = timeout(HEARTBEAT, self.subscriber.next()).await {
-            if message.status.is_none() {
-                rest.push(message);
+        let fillers = self.outstanding + STATUSES;
+        let last = self.received + fillers as u64;
+        if self.subscriber.unsubscribe_after(last).await.is_err() {
+            return rest;
+        }
+        let (client, inbox) = (self.wire.client.clone(), self.inbox.clone());
+        let mut connections = self.wire.connections();
+        let one_came = Notify::new();
+        let fill = async {
+            for sent in 0..fillers {
+                // Who may not do this is refused once, not with each.
+                if sent == 1 {
+                    one_came.notified().await;
+                }
+                if client.publish(inbox.clone(), Bytes::new()).await.is_err() {
+                    return;
+                }
             }
+        };
+        let collect = async {
+            let patience = |outstanding| match outstanding {
+                0 => QUIET,
+                _ => EXPIRES + HEARTBEAT,
+            };
+            while let Ok(Some(message)) =
+                timeout(patience(self.outstanding), self.subscriber.next()).await
+            {
+                if is_filler(&message) {
+                    one_came.notify_one();
+                }
+                if let Some(Pulled::Message(message)) = self.heard(Some(message)) {
+                    rest.push(message);
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = collect => {}
+            () = async { fill.await; std::future::pending().await } => {}
+            // What was pulled over the old connection comes no more.
+            _ = connections.changed() => {}
         }
         rest
     }
+}
+
+/// Whether it was sent from here: deliveries say where they are acknowledged.
+fn is_filler(message: &Message) -> bool {
+    message.status.is_none() && message.reply.is_none()
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {
