@@ -260,6 +260,7 @@ impl Feed for MemoryFeed {
                     }
                 };
                 tokio::select! {
+                    biased;
                     () = parked.wait() => {}
                     () = lease_ends => {}
                     () = until_closed(link.clone()) => return Ok(Fetched::Closed),

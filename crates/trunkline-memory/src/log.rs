@@ -231,6 +231,7 @@ impl Follow for MemoryFollow {
                 match parked {
                     None => tokio::task::yield_now().await,
                     Some(parked) => tokio::select! {
+                        biased;
                         () = parked.wait() => {}
                         () = until_closed(link.clone()) => return Ok(Followed::Closed),
                     },

@@ -240,6 +240,7 @@ impl Watch for MemoryWatch {
                     }
                 };
                 tokio::select! {
+                    biased;
                     () = changed => {}
                     () = due => {}
                     () = until_closed(self.link.clone()) => return Err(closed()),

@@ -270,6 +270,7 @@ impl Listener for RingListener {
                     self.ring.waiter.park()
                 };
                 tokio::select! {
+                    biased;
                     () = parked.wait() => {}
                     () = until_closed(self.link.clone()) => return Heard::Closed,
                 }

@@ -408,8 +408,9 @@ impl<J: Job> Pool<J> {
             self.timer.as_mut().reset(due);
         }
         tokio::select! {
-            () = self.common.finished.notified() => {}
+            biased;
             () = self.timer.as_mut() => self.look(),
+            () = self.common.finished.notified() => {}
         }
     }
 
