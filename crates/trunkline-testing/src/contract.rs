@@ -380,6 +380,8 @@ contract! { ($)
         "Dead letters are listed, selected, shown, and discarded with a reason that is kept";
     d3_a_replay_runs_once_for_the_consumer_that_failed in consume, Virtual, always: "D3"
         "A replay goes to the failing consumer alone, with attempt 1, and runs once however many ask for it";
+    d3_a_dead_letter_from_before_a_reset_is_not_replayed_in_vain in consume, Virtual, always: "D3"
+        "A dead letter from before a reset stays, and a replay of it is refused";
     d3_of_operators_who_ask_at_once_one_is_first in dead_letters, Virtual, always: "D3"
         "A dead letter that several operators replay at once is asked for once";
     d4_a_replay_runs_in_its_place_and_what_waited_for_it_after_it in consume, Virtual, always: "D4"

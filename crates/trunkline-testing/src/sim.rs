@@ -37,6 +37,7 @@ mod journal;
 mod script;
 
 mod check;
+mod controller;
 mod members;
 mod operator;
 mod scenario;

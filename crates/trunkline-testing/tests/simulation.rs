@@ -85,6 +85,67 @@ fn c2_a_consumer_that_is_divided_repeats_after_kills_what_was_not_committed_and_
     check_divided(150, &Faults::crashes());
 }
 
+/// Somebody pauses the consumer again and again.
+fn check_paused(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
+    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
+        pauses: 1 + usize::try_from(seed % 4).unwrap_or(0),
+        ..Scenario::from_seed(seed, sharing, faults.clone())
+    });
+    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
+    println!("{sharing:?}, paused: {summary}");
+    summary
+}
+
+/// Everything goes wrong, and above all members stand still and hear late of what happened meanwhile.
+fn slow_to_hear() -> Faults {
+    Faults {
+        freezes: 15.0,
+        lagging_readers: 0.3,
+        ..Faults::all()
+    }
+}
+
+#[test]
+fn c13_nothing_starts_while_an_ordered_consumer_is_paused_whatever_befalls_it() {
+    check_paused(300, Sharing::Ordered, &slow_to_hear());
+}
+
+#[test]
+fn c13_nothing_starts_while_a_shared_consumer_is_paused_whatever_befalls_it() {
+    check_paused(300, Sharing::Shared, &slow_to_hear());
+}
+
+#[test]
+fn c13_a_pause_repeats_nothing_when_members_come_and_go() {
+    for sharing in [Sharing::Ordered, Sharing::Shared] {
+        let summary = check_paused(100, sharing, &Faults::deployments());
+        assert_eq!(summary.repeats, Repeats::default());
+    }
+}
+
+/// Somebody resets it up to three times, and pauses and divides it in between.
+fn check_reset(otherwise: u64, faults: &Faults) {
+    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
+        resets: 1 + usize::try_from(seed % 3).unwrap_or(0),
+        pauses: usize::try_from(seed / 3 % 2).unwrap_or(0),
+        divisions: usize::try_from(seed / 6 % 2).unwrap_or(0),
+        ..Scenario::from_seed(seed, Sharing::Ordered, faults.clone())
+    });
+    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
+    println!("reset: {summary}");
+}
+
+#[test]
+fn c13_a_consumer_that_is_reset_handles_everything_anew_whatever_befalls_it() {
+    check_reset(300, &Faults::all());
+}
+
+#[test]
+fn c13_a_reset_survives_members_that_come_and_go_or_die() {
+    check_reset(100, &Faults::deployments());
+    check_reset(100, &Faults::crashes());
+}
+
 fn check_holding(otherwise: u64, faults: &Faults) {
     let scenario = |seed| Scenario::from_seed(seed, Sharing::Ordered, faults.clone()).holding();
     let summary = try_scenarios(seeds(otherwise), scenario);
@@ -141,15 +202,16 @@ fn the_judge_sees_that_a_shared_consumer_keeps_no_order() {
 
 #[test]
 fn a_seed_decides_everything_that_happens() {
-    let run = |seed| Scenario::from_seed(seed, Sharing::Shared, Faults::all()).run();
+    let run = |seed, sharing| Scenario::from_seed(seed, sharing, Faults::all()).run();
     let mut fingerprints = Vec::new();
-    for seed in 0..10 {
-        let (first, again) = (run(seed), run(seed));
+    for seed in 0..20 {
+        let sharing = [Sharing::Shared, Sharing::Ordered][usize::from(seed % 2 == 0)];
+        let (first, again) = (run(seed, sharing), run(seed, sharing));
         assert_eq!(first.fingerprint, again.fingerprint, "seed {seed}");
         assert_eq!(first.runs, again.runs, "seed {seed}");
         fingerprints.push(first.fingerprint);
     }
     fingerprints.sort_unstable();
     fingerprints.dedup();
-    assert_eq!(fingerprints.len(), 10, "other seeds are other worlds");
+    assert_eq!(fingerprints.len(), 20, "other seeds are other worlds");
 }

@@ -225,6 +225,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchDeadLetter`] when its entry is gone, and the event with it;
+    /// [`ErrorKind::Conflict`] when the consumer was reset since, so that nobody runs it any more;
     /// [`ErrorKind::Decode`] or [`ErrorKind::WrongVersion`] when it cannot be read;
     /// [`ErrorKind::TimedOut`] when nobody knows whether it was asked for, which makes it safe to ask
     /// again; and the engine's own.
@@ -233,6 +234,22 @@ impl DeadLetters {
         let key = letter_key(letter)?;
         if !letter.has_entry && letter.stands() == Stands::Dead {
             return Err(gone(&letter.id));
+        }
+        let Place {
+            consumer,
+            stream,
+            generation,
+        } = &key.place;
+        let present = self.bus.generation_of(consumer, stream).await?;
+        if present.is_some_and(|present| *generation < present) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "dead letter {} was given up before consumer {consumer} was reset, and its members run only what \
+                     they gave up since; publish its event again if the reset did not go back that far, then discard it",
+                    letter.id
+                ),
+            ));
         }
         self.change(letter, key, |record| record.replaying(&self.by, now))
             .await

@@ -84,15 +84,21 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
         });
     };
     for reason in &status.paused {
-        say(
-            "paused",
-            true,
-            format!("it is paused: {reason}"),
-            vec![format!(
-                "trunkline consumers resume {name} --reason {}",
-                quoted(reason)
-            )],
+        let resume = format!(
+            "trunkline consumers resume {name} --reason {}",
+            quoted(reason)
         );
+        match reason.as_str() {
+            ConsumerStatus::CHANGING => say(
+                "changing",
+                true,
+                "it is being reset or divided, or somebody who did so did not come to the end: the same command \
+                 once more ends it, or it goes on as it was"
+                    .to_owned(),
+                vec![resume],
+            ),
+            reason => say("paused", true, format!("it is paused: {reason}"), vec![resume]),
+        }
     }
     if one.members() == Some(0) {
         let silent = status.members.len();

@@ -27,6 +27,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) common: &'a Common,
     pub(crate) came_to_rest: bool,
     pub(crate) stored: BTreeMap<u64, (u32, String)>,
+    /// How often the consumer was reset.
+    pub(crate) generation: u64,
     pub(crate) dead: BTreeMap<u64, Vec<Dead>>,
     /// How dead letters stand, those that are dealt with among them.
     pub(crate) standings: BTreeMap<u64, Record>,
@@ -38,6 +40,7 @@ pub(crate) struct Evidence<'a> {
 /// A dead letter.
 pub(crate) struct Dead {
     pub(crate) reason: String,
+    pub(crate) generation: u64,
 }
 
 /// A promise that was not kept.
@@ -78,6 +81,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
     check_ends(evidence, &runs, &mut found);
     check_attempts(evidence, &runs, &mut found);
     check_concurrency(evidence, &runs, &mut found);
+    check_changes(evidence, &runs, &mut found);
     if evidence.scenario.judged == Sharing::Ordered {
         check_order(evidence, &runs, &mut found);
         check_members(evidence, &mut found);
@@ -142,6 +146,7 @@ fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>)
     let is_shared = evidence.scenario.judged == Sharing::Shared;
     let worked: BTreeSet<u64> = runs
         .iter()
+        .filter(|run| run.generation() == evidence.generation)
         .filter(|run| matches!(run.ended, Some((_, Ended::Ok))))
         .map(|run| run.seq)
         .collect();
@@ -179,10 +184,13 @@ fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>)
             });
             continue;
         }
-        let dead = evidence.dead.get(seq);
-        let reasons: Vec<&str> = dead
+        // What should work is never given up; what should not, once by each generation that came to it.
+        let reasons: Vec<&str> = evidence
+            .dead
+            .get(seq)
             .into_iter()
             .flatten()
+            .filter(|dead| script.dead().is_none() || dead.generation == evidence.generation)
             .map(|dead| dead.reason.as_str())
             .collect();
         let fault = match (script.dead(), reasons.as_slice(), worked.contains(seq)) {
@@ -190,6 +198,8 @@ fn check_ends(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>)
             (Some(reason), [is], false) if reason == *is => continue,
             // Where whoever is free gets an event, its first starts are told by a hint that may be lost.
             (Some("crash_loop"), [], true) if is_shared => continue,
+            // Whose starts were divided among generations works in the last one.
+            (Some("crash_loop"), [], true) if evidence.generation > 0 => continue,
             (None, [], false) => "was never handled",
             (None, _, _) => "is dead although it should work",
             (Some(_), [], _) => "is not dead although it should be",
@@ -229,7 +239,7 @@ fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violati
     if evidence.scenario.judged != Sharing::Ordered {
         return;
     }
-    for (n, runs) in by_event(runs) {
+    for ((_, n), runs) in by_event(runs) {
         // A replay has as many attempts again.
         if runs
             .iter()
@@ -248,7 +258,7 @@ fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violati
             let text = format!("event {n} failed {failed} times; its policy has {most} attempts");
             found.push(violation("C4 attempts", runs.last().copied(), text));
         }
-        if evidence.scenario.faults.is_calm() {
+        if evidence.scenario.faults.is_calm() && evidence.scenario.resets == 0 {
             let script = evidence.common.script(n);
             let (ran, expected) = (runs.len(), script.runs(most) as usize);
             if ran != expected {
@@ -259,10 +269,12 @@ fn check_attempts(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violati
     }
 }
 
-fn by_event(runs: &[Run]) -> BTreeMap<u32, Vec<&Run>> {
-    let mut events: BTreeMap<u32, Vec<&Run>> = BTreeMap::new();
+/// By generation and number: a reset begins anew with every event.
+fn by_event(runs: &[Run]) -> BTreeMap<(u64, u32), Vec<&Run>> {
+    let mut events: BTreeMap<_, Vec<&Run>> = BTreeMap::new();
     for run in runs {
-        events.entry(run.n).or_default().push(run);
+        let event = (run.generation(), run.n);
+        events.entry(event).or_default().push(run);
     }
     events
 }
@@ -313,6 +325,32 @@ fn check_concurrency(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Viol
     }
 }
 
+/// Nothing begins while everybody was told that the consumer is paused, nor by what it was before it was
+/// reset.
+fn check_changes(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
+    let journal = &evidence.common.journal;
+    for (from, until) in journal.pauses() {
+        let rests = |run: &&Run| run.began > from && until.is_none_or(|until| run.began < until);
+        if let Some(run) = runs.iter().find(rests) {
+            let text = format!(
+                "sequence {} began, and the consumer was paused from {from:?} to {until:?}",
+                run.seq
+            );
+            found.push(violation("C13 nothing starts in a pause", Some(run), text));
+        }
+    }
+    for (before, at) in (1..).zip(journal.resets()) {
+        let is_old = |run: &&Run| run.began > at && run.generation() < before;
+        if let Some(run) = runs.iter().find(is_old) {
+            let text = format!(
+                "sequence {} began under {:?}, and the consumer was reset {before} times by {at:?}",
+                run.seq, run.epoch
+            );
+            found.push(violation("C13 a reset is one", Some(run), text));
+        }
+    }
+}
+
 /// Each key in order, counting for each event the runs of its newest owner.
 fn check_order(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>) {
     let mut keys: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
@@ -320,10 +358,16 @@ fn check_order(evidence: &Evidence<'_>, runs: &[Run], found: &mut Vec<Violation>
         keys.entry(&run.key).or_default().push(run);
     }
     for runs in keys.values() {
-        check_newest(runs, found);
         check_overlap(evidence, runs, found);
         check_superseded(runs, found);
-        check_overtaking(evidence, runs, found);
+        let mut generations: BTreeMap<u64, Vec<&Run>> = BTreeMap::new();
+        for run in runs {
+            generations.entry(run.generation()).or_default().push(run);
+        }
+        for runs in generations.values() {
+            check_newest(runs, found);
+            check_overtaking(evidence, runs, found);
+        }
     }
 }
 

@@ -33,6 +33,13 @@ pub struct Run {
     pub ended: Option<(Duration, Ended)>,
 }
 
+impl Run {
+    /// How often its consumer had been reset; 0 if it has no such thing.
+    pub(crate) fn generation(&self) -> u64 {
+        self.epoch.map_or(0, |(generation, _)| generation)
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -57,9 +64,12 @@ struct Kept {
     acknowledged: BTreeMap<u32, Seq>,
     /// Events that were refused for good, and why.
     refused: Vec<(u32, String)>,
-    /// Acknowledged events whose handler has not succeeded yet.
-    open: BTreeSet<u32>,
-    worked: BTreeSet<u32>,
+    /// In which generation of the consumer the handler of an event succeeded last.
+    worked: BTreeMap<u32, u64>,
+    /// From when on the consumer was paused, and when it was to be resumed.
+    pauses: Vec<(Duration, Option<Duration>)>,
+    /// When somebody was told that it was reset.
+    resets: Vec<Duration>,
     /// Sequences whose handler works from now on, whatever its script says.
     mended: BTreeSet<Seq>,
     /// Sequences that somebody wanted to discard, and when first.
@@ -76,11 +86,7 @@ impl Journal {
     }
 
     pub(crate) fn acknowledge(&self, n: u32, seq: Seq) {
-        let mut kept = self.kept.lock();
-        kept.acknowledged.insert(n, seq);
-        if !kept.worked.contains(&n) {
-            kept.open.insert(n);
-        }
+        self.kept.lock().acknowledged.insert(n, seq);
     }
 
     pub(crate) fn refuse(&self, n: u32, why: String) {
@@ -114,9 +120,39 @@ impl Journal {
         self.kept.lock().discards.clone()
     }
 
-    /// Acknowledged events whose handler has not succeeded yet.
-    pub(crate) fn open(&self) -> BTreeSet<u32> {
-        self.kept.lock().open.clone()
+    /// Acknowledged events whose handler has not succeeded yet in that generation of the consumer.
+    pub(crate) fn open(&self, generation: u64) -> BTreeSet<u32> {
+        let kept = self.kept.lock();
+        let worked = |n: &u32| kept.worked.get(n).is_some_and(|last| *last >= generation);
+        let events = kept.acknowledged.keys().copied();
+        events.filter(|n| !worked(n)).collect()
+    }
+
+    /// Notes that somebody was told that the consumer is paused.
+    pub(crate) fn pause(&self, at: Duration) {
+        self.kept.lock().pauses.push((at, None));
+    }
+
+    /// Notes that somebody is about to resume it.
+    pub(crate) fn resume(&self, at: Duration) {
+        for (_, until) in &mut self.kept.lock().pauses {
+            until.get_or_insert(at);
+        }
+    }
+
+    /// From when until when it was paused.
+    pub(crate) fn pauses(&self) -> Vec<(Duration, Option<Duration>)> {
+        self.kept.lock().pauses.clone()
+    }
+
+    /// Notes that somebody was told that the consumer is reset.
+    pub(crate) fn reset(&self, at: Duration) {
+        self.kept.lock().resets.push(at);
+    }
+
+    /// When somebody was told so.
+    pub(crate) fn resets(&self) -> Vec<Duration> {
+        self.kept.lock().resets.clone()
     }
 
     /// Notes that a run begins; also how often the event had started before.
@@ -171,13 +207,13 @@ impl Running {
         let mut kept = self.journal.kept.lock();
         let run = &mut kept.runs[self.place];
         run.ended = Some((at, how));
-        let n = run.n;
+        let (n, generation) = (run.n, run.generation());
         self.port.note(how as u64 + 20, || {
             format!("ends event {n} of {}: {how:?}", run.key)
         });
         if how == Ended::Ok {
-            kept.open.remove(&n);
-            kept.worked.insert(n);
+            let last = kept.worked.entry(n).or_default();
+            *last = generation.max(*last);
         }
     }
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use trunkline::core::engine::{Boxed, Engine};
-use trunkline::{
-    Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Name, Result, Retry,
-};
+use trunkline::{Bus, Connect, Context, ErrorKind, EventId, Failure, FailureExt, Result, Retry};
 
+use super::controller::Order;
 use super::host::{Once, Process};
 use super::journal::{Ended, Journal, Run};
 use super::script::Script;
@@ -88,8 +87,8 @@ pub(crate) struct Common {
     pub(crate) concurrency: usize,
     pub(crate) retry: Retry,
     pub(crate) ack_wait: Duration,
-    /// When an operator divides the consumer, and into how many partitions.
-    pub(crate) divisions: Vec<(Duration, u16)>,
+    /// When what is done to the consumer.
+    pub(crate) orders: Vec<(Duration, Order)>,
 }
 
 impl Common {
@@ -221,41 +220,6 @@ async fn handle(
 /// The ownership under which a handler runs, if its consumer has that.
 fn epoch(cx: &Context) -> Option<(u64, u64)> {
     cx.epoch().map(|epoch| (epoch.generation, epoch.revision))
-}
-
-/// Divides the consumer again and again. One that is killed leaves it paused, and the next one mends
-/// that; what was to be done meanwhile is not made up for.
-pub(crate) fn divider(process: Process, common: Arc<Common>) -> Boxed<'static, ()> {
-    Box::pin(async move {
-        let name = Name::new(CONSUMER).expect("a name");
-        let bus = loop {
-            match connect(&process, process.engine()).await {
-                Ok(bus) => break bus,
-                Err(_) => sleep(Duration::from_millis(300)).await,
-            }
-        };
-        for (at, partitions) in &common.divisions {
-            if *at < process.now() {
-                continue;
-            }
-            sleep(at.saturating_sub(process.now())).await;
-            let divided = bus.divide_consumer(&name, *partitions).await;
-            process.port.note(33, || {
-                format!("everything is divided into {partitions}: {divided:?}")
-            });
-        }
-        // What it sent before it died may arrive, and pause the consumer, long after that.
-        let resume = async {
-            loop {
-                let _ = bus.resume_consumer(&name, None).await;
-                sleep(Duration::from_secs(1)).await;
-            }
-        };
-        tokio::select! {
-            () = process.told_to_stop() => {}
-            () = resume => {}
-        }
-    })
 }
 
 /// Publishes the plan, each key's events in order, again and again until each is stored.

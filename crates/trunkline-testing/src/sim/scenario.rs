@@ -10,11 +10,12 @@ use trunkline::dead_letter::{Record, Stands};
 use trunkline::{Filter, Name, Result, Retry};
 
 use super::check::{self, Dead, Evidence, Verdict, Violation};
+use super::controller::{self, controller};
 use super::faults::Faults;
 use super::host::{Once, Standing};
 use super::hub::Hub;
 use super::journal::Journal;
-use super::members::{CONSUMER, Common, Lens, Planned, Sharing, divider, member, publisher};
+use super::members::{CONSUMER, Common, Lens, Planned, Sharing, member, publisher};
 use super::operator::{operator, standings};
 use super::script::Script;
 use super::world::{HostId, World};
@@ -59,8 +60,12 @@ pub struct Scenario {
     pub concurrency: usize,
     /// For how long things go wrong.
     pub troubled: Duration,
-    /// How often an operator divides the consumer into another number of partitions meanwhile.
+    /// How often somebody divides the consumer into another number of partitions meanwhile.
     pub divisions: usize,
+    /// How often somebody pauses it for a while.
+    pub pauses: usize,
+    /// How often somebody resets it, so that it handles everything again.
+    pub resets: usize,
 }
 
 impl Scenario {
@@ -83,6 +88,8 @@ impl Scenario {
             concurrency: pick(1, 16),
             troubled: Duration::from_millis(dice.pick(5_000..=20_000)),
             divisions: 0,
+            pauses: 0,
+            resets: 0,
         }
     }
 
@@ -131,10 +138,10 @@ impl Scenario {
             })
         };
         world.start(source);
-        let divider = (self.divisions > 0).then(|| {
+        let controller = (!common.orders.is_empty()).then(|| {
             let common = Arc::clone(&common);
-            let id = world.host("divider", move |process| {
-                divider(process, Arc::clone(&common))
+            let id = world.host("controller", move |process| {
+                controller(process, Arc::clone(&common))
             });
             world.start(id);
             id
@@ -149,7 +156,7 @@ impl Scenario {
                 id
             })
             .collect();
-        let operators = operators.into_iter().chain(divider);
+        let operators = operators.into_iter().chain(controller);
         let others: Vec<HostId> = operators.chain([source]).collect();
         // One at once; the others join along the way.
         for (index, id) in members.iter().copied().enumerate() {
@@ -159,11 +166,11 @@ impl Scenario {
             };
             world.after(joins, move |world| world.start(id));
         }
-        self.trouble(&mut world, &members, divider, &others);
+        self.trouble(&mut world, &members, controller, &others);
         world.run_for(self.troubled);
         world.heal();
         common.at_last.happen();
-        for id in members.iter().copied().chain(divider) {
+        for id in members.iter().copied().chain(controller) {
             world.start(id);
         }
         let mut came_to_rest = self.rest(&mut world, &common);
@@ -194,6 +201,7 @@ impl Scenario {
             common: &common,
             came_to_rest,
             stored: stored(&world).expect("the engine in memory is read"),
+            generation: generation(&world).expect("the engine in memory is read"),
             dead: dead(&world).expect("the engine in memory is read"),
             standings: standings(&world).expect("the engine in memory is read"),
             heartbeats,
@@ -233,15 +241,7 @@ impl Scenario {
             })
             .collect();
         let pause = hub.between(Duration::from_millis(50), Duration::from_millis(1_500));
-        let mut divisions: Vec<_> = (0..self.divisions)
-            .map(|_| {
-                (
-                    hub.between(Duration::ZERO, self.troubled),
-                    1 << hub.pick(0..=8),
-                )
-            })
-            .collect();
-        divisions.sort_unstable();
+        let changes = (self.divisions, self.pauses, self.resets);
         Common {
             journal: Arc::new(Journal::default()),
             unpublished: AtomicUsize::new(plan.len()),
@@ -255,7 +255,7 @@ impl Scenario {
             concurrency: self.concurrency,
             retry: Retry::fixed(attempts, pause),
             ack_wait: hub.between(Duration::from_secs(1), Duration::from_secs(6)),
-            divisions,
+            orders: controller::draw(hub, changes, self.troubled),
         }
     }
 
@@ -264,7 +264,7 @@ impl Scenario {
         &self,
         world: &mut World,
         members: &[HostId],
-        divider: Option<HostId>,
+        controller: Option<HostId>,
         others: &[HostId],
     ) {
         let faults = &self.faults;
@@ -287,10 +287,10 @@ impl Scenario {
             let id = any(world.hub(), members);
             world.after(at, move |world| world.kill(id));
         }
-        // Whoever divides the consumer may be gone at any step of it.
-        if let Some(divider) = divider {
+        // Whoever changes the consumer may be gone at any step of it.
+        if let Some(controller) = controller {
             for at in times(world, faults.kills) {
-                world.after(at, move |world| world.kill(divider));
+                world.after(at, move |world| world.kill(controller));
             }
         }
         for at in times(world, faults.freezes * rate) {
@@ -332,7 +332,8 @@ impl Scenario {
             if common.unpublished.load(Ordering::Acquire) > 0 {
                 continue;
             }
-            let mut open = common.journal.open();
+            let generation = generation(world).expect("the engine in memory is read");
+            let mut open = common.journal.open(generation);
             if self.judged_as_holding {
                 let at = common.journal.acknowledged();
                 let standings = standings(world).expect("the engine in memory is read");
@@ -351,7 +352,11 @@ impl Scenario {
             if !open.is_empty() {
                 let at = common.journal.acknowledged();
                 let dead = dead(world).expect("the engine in memory is read");
-                open.retain(|n| at.get(n).is_none_or(|seq| !dead.contains_key(seq)));
+                let is_dead = |seq| {
+                    let letters: Option<&Vec<Dead>> = dead.get(seq);
+                    letters.is_some_and(|all| all.iter().any(|one| one.generation == generation))
+                };
+                open.retain(|n| !at.get(n).is_some_and(is_dead));
             }
             if open.is_empty() {
                 return true;
@@ -410,9 +415,27 @@ fn dead(world: &World) -> Result<BTreeMap<u64, Vec<Dead>>> {
         debug_assert_eq!(header("Trunkline-Consumer"), CONSUMER);
         dead.entry(seq).or_default().push(Dead {
             reason: header("Trunkline-Reason"),
+            generation: header("Trunkline-Generation").parse().unwrap_or(0),
         });
     }
     Ok(dead)
+}
+
+/// How often the consumer was reset.
+fn generation(world: &World) -> Result<u64> {
+    let bucket = Name::new(BUCKET)?;
+    let definition = StateKey::new(format!("control.{CONSUMER}.EVENTS.def"))?;
+    let page = world.at_server(move |engine| {
+        Box::pin(async move {
+            let (state, one) = (engine.state(), Credit::items(1));
+            state.scan(&bucket, Some(&definition), None, 0, one).await
+        })
+    })?;
+    let generation = page.entries.first().and_then(|entry| {
+        let definition: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
+        definition["generation"].as_u64()
+    });
+    Ok(generation.unwrap_or(0))
 }
 
 /// How many members are on the consumer's list.

@@ -336,8 +336,9 @@ impl World {
         if !mail_first {
             catch_up(self);
         }
+        // It is there already, whatever has become of the connection.
         for packet in mail {
-            self.arrive(packet);
+            self.deliver(packet);
         }
         if mail_first {
             catch_up(self);
@@ -538,9 +539,15 @@ impl World {
     }
 
     fn mend_link(&mut self, id: HostId) {
-        for packet in std::mem::take(&mut self.hosts[id].held) {
-            self.forward(packet, self.now + AT_ONCE);
+        let held = std::mem::take(&mut self.hosts[id].held);
+        self.connect_again(id);
+        // At once: what comes behind them in their lanes may be due already.
+        for packet in held {
+            self.arrive(packet);
         }
+    }
+
+    fn connect_again(&mut self, id: HostId) {
         let Some(running) = &self.hosts[id].running else {
             return;
         };
@@ -625,6 +632,11 @@ impl World {
             let again = self.hub.between(AT_ONCE, Duration::from_millis(500));
             return self.push(self.now + again, What::Packet(packet));
         }
+        self.deliver(packet);
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        let id = packet.host;
         match packet.cargo {
             Cargo::Up(work) => {
                 self.run_server();

@@ -1,6 +1,7 @@
 //! What operators see of consumers, and what they can do to them.
 
 mod by_engine;
+mod change;
 mod divide;
 mod reset;
 mod status;
@@ -21,13 +22,14 @@ use super::ordered::record::{
 };
 use super::ordered::store::Store;
 use crate::bus::Bus;
+use change::Heard;
 
 pub use divide::Divided;
 pub use reset::Beside;
 pub use status::{ConsumerStatus, MemberStatus};
 
 /// How long a pause waits for members to confirm it: longer than any lease.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it looks whether they have.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Side records that a reset removes with one commit.
@@ -40,7 +42,7 @@ impl Bus {
     /// The engine's own, and [`ErrorKind::WrongVersion`] or [`ErrorKind::Damaged`] for records that
     /// cannot be read.
     pub async fn consumer_status(&self) -> Result<Vec<ConsumerStatus>> {
-        let known = self.known_consumers().await?;
+        let known = self.known_consumers(0).await?;
         let inspection = self.inner.engine.topology().inspect().await?;
         let mut all = Vec::new();
         for (at, control) in known {
@@ -65,11 +67,12 @@ impl Bus {
 
     /// Stops a consumer's members from starting anything, until it is resumed for the same reason.
     ///
-    /// What runs is let be. It returns when every live member has confirmed, or is silent for so long
-    /// that its lease has ended (5 s at most), and lists those that live.
+    /// What runs is let be. It returns when every member has confirmed, or was silent for so long (3 s)
+    /// that its lease is over, and lists those that have: from then on none starts anything.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSuchConsumer`] and the engine's own.
+    /// [`ErrorKind::NoSuchConsumer`]; [`ErrorKind::TimedOut`] when a member that lives has not confirmed
+    /// after 10 s: the pause is stored, and may be called again to wait on; and the engine's own.
     pub async fn pause_consumer(&self, name: &Name, reason: &str) -> Result<Vec<MemberStatus>> {
         self.redefine(name, |definition| {
             let new = !definition.paused.iter().any(|known| known == reason);
@@ -81,10 +84,11 @@ impl Bus {
         .await
     }
 
-    /// Takes back a pause for that reason, or for every reason.
+    /// Takes back a pause for that reason, or for every reason. Waits as
+    /// [`pause_consumer`](Self::pause_consumer) does.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSuchConsumer`] and the engine's own.
+    /// As there.
     pub async fn resume_consumer(
         &self,
         name: &Name,
@@ -102,19 +106,21 @@ impl Bus {
 
     /// Begins anew: everything from `to` on is handled again, whatever became of it before.
     ///
-    /// Members may run meanwhile; they end what they own and begin with the new start.
+    /// Members of a consumer that keeps keys in order may run meanwhile: they start nothing more, finish
+    /// what they run, for as long as this bus's drain deadline at most, and begin with the new start. Once
+    /// this returns nothing starts by the old one. Members that share events are to be stopped before.
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchConsumer`]; [`ErrorKind::InUse`] when events are beside the main flow and
-    /// `beside` says to refuse; [`ErrorKind::Conflict`] when others kept changing it; and the engine's
-    /// own.
+    /// `beside` says to refuse, or when members that share events live; [`ErrorKind::OverLimit`] when the
+    /// engine cannot close so many partitions with one commit; [`ErrorKind::Conflict`] when others kept
+    /// changing it; and the engine's own.
     pub async fn reset_consumer(&self, name: &Name, to: Position, beside: Beside) -> Result<()> {
         let all = self.of_name(name).await?;
-        for (at, control) in all {
-            if control.definition.0.mode == Mode::Ordered {
-                self.reset_ordered(&at, control, to, beside).await?;
-            } else {
-                self.reset_shared(&at, control, to, beside).await?;
+        for (at, control) in &all {
+            match control.definition.0.mode {
+                Mode::Ordered => self.reset_ordered(at, control, to, beside).await?,
+                Mode::Shared => self.reset_shared(at, control, to, beside).await?,
             }
         }
         Ok(())
@@ -125,7 +131,7 @@ impl Bus {
     pub(crate) async fn remove_consumer(&self, at: &ConsumerRef) -> Result<()> {
         let store = self.store();
         let keys = Keys::new(&at.consumer, &at.stream);
-        let known = self.known_consumers().await?;
+        let known = self.known_consumers(0).await?;
         let control = known.into_iter().find(|(known, _)| known == at);
         let ordered = control
             .as_ref()
@@ -163,10 +169,24 @@ impl Bus {
         Ok(())
     }
 
+    /// How often a consumer was reset; none if it has no records.
+    pub(crate) async fn generation_of(
+        &self,
+        consumer: &Name,
+        stream: &Name,
+    ) -> Result<Option<u64>> {
+        let key = Keys::new(consumer, stream).definition()?;
+        let entry = self.store().get(&key, 0).await?;
+        let definition = entry.map(|entry| Definition::decode(&key, &entry.value));
+        definition
+            .transpose()
+            .map(|known| known.map(|known| known.generation))
+    }
+
     /// The ordered consumers, as the engine tells of those that it knows itself.
     pub(crate) async fn ordered_consumers(&self) -> Result<Vec<ConsumerState>> {
         let mut states = Vec::new();
-        for (at, control) in self.known_consumers().await? {
+        for (at, control) in self.known_consumers(0).await? {
             if control.definition.0.mode == Mode::Ordered {
                 let start = control.definition.0.start;
                 let status = self.status_of(at.clone(), control, None).await?;
@@ -197,8 +217,9 @@ impl Bus {
         }
     }
 
-    async fn known_consumers(&self) -> Result<Vec<(ConsumerRef, Control)>> {
-        let entries = self.store().all(&StateKey::new(CONTROL)?, 0).await?;
+    async fn known_consumers(&self, at_least: Rev) -> Result<Vec<(ConsumerRef, Control)>> {
+        let control = StateKey::new(CONTROL)?;
+        let entries = self.store().all(&control, at_least).await?;
         let mut known: BTreeMap<(Name, Name), Found> = BTreeMap::new();
         for entry in entries {
             let mut tokens = entry.key.as_str().split('.').skip(1);
@@ -240,7 +261,7 @@ impl Bus {
     }
 
     async fn of_name(&self, name: &Name) -> Result<Vec<(ConsumerRef, Control)>> {
-        let mut known = self.known_consumers().await?;
+        let mut known = self.known_consumers(0).await?;
         let names: Vec<String> = known
             .iter()
             .map(|(at, _)| at.consumer.to_string())
@@ -282,23 +303,45 @@ impl Bus {
         Ok(live)
     }
 
-    /// Waits until every live member works by that revision, or has lost its lease.
+    /// Waits until every live member works by that revision.
     async fn confirmed(&self, at: &ConsumerRef, rev: Rev) -> Result<Vec<MemberStatus>> {
         let end = Instant::now() + CONFIRMED_WITHIN;
+        let mut heard = Heard::default();
         loop {
-            let known = self.known_consumers().await?;
-            let Some((at, control)) = known.into_iter().find(|(known, _)| known == at) else {
+            let Some(control) = self.control_of(at, rev).await? else {
                 return Ok(Vec::new());
             };
-            let behind = |(_, heartbeat, ..): &(_, Heartbeat, _, _)| heartbeat.definition < rev;
-            let waits = control.members.iter().any(behind);
-            if !waits || Instant::now() >= end {
-                let status = self.status_of(at, control, None).await?;
+            let now = Instant::now();
+            heard.hear(&control, now);
+            let behind = |(id, heartbeat, ..): &&(SmolStr, Heartbeat, _, _)| {
+                heartbeat.definition < rev && heard.lives(id, now)
+            };
+            let behind = control.members.iter().filter(behind).count();
+            if behind == 0 {
+                let status = self.status_of(at.clone(), control, None).await?;
                 let confirmed = |one: &MemberStatus| one.confirmed;
                 return Ok(status.members.into_iter().filter(confirmed).collect());
             }
+            if now >= end {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    format!(
+                        "{behind} members of consumer {} live and have not confirmed the change within {} s; \
+                         it is stored, and they work by it once they see it: ask again, or look at their logs",
+                        at.consumer,
+                        CONFIRMED_WITHIN.as_secs()
+                    ),
+                ));
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The control records of one consumer, as they stood at that revision or later.
+    async fn control_of(&self, at: &ConsumerRef, at_least: Rev) -> Result<Option<Control>> {
+        let known = self.known_consumers(at_least).await?;
+        let found = known.into_iter().find(|(known, _)| known == at);
+        Ok(found.map(|(_, control)| control))
     }
 }
 

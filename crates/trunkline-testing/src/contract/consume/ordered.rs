@@ -384,3 +384,43 @@ pub(in crate::contract) async fn d3_a_replay_runs_once_for_the_consumer_that_fai
     );
     bus.close().await.unwrap();
 }
+
+pub(in crate::contract) async fn d3_a_dead_letter_from_before_a_reset_is_not_replayed_in_vain(
+    trial: Trial,
+) {
+    let (seen, mut ran) = mpsc::unbounded_channel();
+    let bus = trial.bus().await;
+    bus.state::<Seen>(seen);
+    let name = Name::new("again").unwrap();
+    let handler = |order: OrderPlaced, attempt: Attempt, seen: State<Seen>| async move {
+        record(order, attempt, seen).await;
+        Err::<(), _>("never".permanent())
+    };
+    bus.consumer("again").on(handler).start().await.unwrap();
+    place(&bus, 1, 0..1).await;
+    take(&mut ran, 1).await;
+    let letters = bus.dead_letters();
+    let selection = Selection::new().consumer(name.clone());
+    let dead = async |count: usize| loop {
+        let list = letters.list(&selection, &Page::default()).await.unwrap();
+        if list.letters.len() == count {
+            return list.letters;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let before = dead(1).await.remove(0);
+    bus.reset_consumer(&name, Start::First, Beside::Refuse)
+        .await
+        .unwrap();
+    take(&mut ran, 1).await;
+    let both = dead(2).await;
+    let refused = letters.replay(&before).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    // Without a generation in its name the latest is meant.
+    let later = both.iter().find(|one| one.id == before.id).unwrap();
+    let _ = letters.replay(later).await.unwrap();
+    let again = take(&mut ran, 1).await;
+    assert_eq!(again[0].1, 0);
+    bus.close().await.unwrap();
+    assert!(ran.try_recv().is_err());
+}

@@ -1,14 +1,13 @@
 //! Beginning anew.
 
-use std::collections::BTreeMap;
-
-use smol_str::SmolStr;
-use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Expectation, Op, Position, Rev};
+use tokio::time::Instant;
+use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Op, Position};
 use trunkline_core::{Error, ErrorKind, Result};
 
-use super::super::ordered::record::{Definition, Keys, Owner, Ownership, Record as _};
-use super::super::ordered::store::{Known, Store};
+use super::super::ordered::record::{Definition, Keys};
+use super::super::ordered::store::Store;
 use super::super::ordered::{TTL, start};
+use super::change::{Change as Whole, Heard};
 use super::{Control, remove};
 use crate::bus::Bus;
 
@@ -24,88 +23,45 @@ pub enum Beside {
 
 impl Bus {
     /// The members whose heartbeats change while one looks.
-    async fn live_members(&self, control: &Control) -> Result<Vec<SmolStr>> {
-        if control.members.is_empty() {
-            return Ok(Vec::new());
+    async fn live_members(&self, at: &ConsumerRef) -> Result<usize> {
+        let mut heard = Heard::default();
+        let Some(before) = self.control_of(at, 0).await? else {
+            return Ok(0);
+        };
+        if before.members.is_empty() {
+            return Ok(0);
         }
-        let before: BTreeMap<SmolStr, Rev> = control
-            .members
-            .iter()
-            .map(|(id, _, rev, _)| (id.clone(), *rev))
-            .collect();
+        heard.hear(&before, Instant::now());
         tokio::time::sleep(TTL).await;
-        let now = self.known_consumers().await?;
-        let members = now.iter().flat_map(|(_, control)| &control.members);
-        Ok(members
-            .filter(|(id, _, rev, _)| before.get(id).is_some_and(|before| before != rev))
-            .map(|(id, ..)| id.clone())
-            .collect())
+        let Some(after) = self.control_of(at, 0).await? else {
+            return Ok(0);
+        };
+        let now = Instant::now();
+        heard.hear(&after, now);
+        let members = after.members.iter();
+        Ok(members.filter(|(id, ..)| heard.lives(id, now)).count())
     }
 
     pub(super) async fn reset_ordered(
         &self,
         at: &ConsumerRef,
-        control: Control,
+        control: &Control,
         to: Position,
         beside: Beside,
     ) -> Result<()> {
-        let store = self.store();
-        let keys = Keys::new(&at.consumer, &at.stream);
-        let (old, rev) = control.definition;
-        let layout = old.layout();
-        // Whoever owned a partition owns it no more from the commit on; so nothing of the old
-        // generation can be written after it.
-        let mut ops = Vec::with_capacity(usize::from(layout.partitions) + 1);
-        for partition in 0..layout.partitions {
-            let known = control
-                .owners
-                .get(&(layout.generation, layout.partitions, partition));
-            let closed = Owner {
-                state: Ownership::Closed,
-                member: SmolStr::default(),
-                claim: SmolStr::default(),
-                abandoned: false,
-            };
-            ops.push(Op::Put {
-                key: keys.owner(layout, partition)?,
-                value: closed.encode()?,
-                expect: known.map_or(Expectation::Absent, |(_, rev)| Expectation::Rev(*rev)),
-                ttl: None,
-            });
-        }
-        let live = store.all(&keys.sides(layout.generation)?, rev).await?;
-        if !live.is_empty() && beside == Beside::Refuse {
-            return Err(in_use(at, live.len()));
-        }
-        let new = Definition {
-            generation: old.generation + 1,
-            earlier: Vec::new(),
-            start: start(&store, &at.stream, &old.filters()?, to).await?,
-            ..old
-        };
-        ops.push(Op::Put {
-            key: keys.definition()?,
-            value: new.encode()?,
-            expect: Expectation::Rev(rev),
-            ttl: None,
-        });
-        match store.commit(Store::commit_id(), Vec::new(), ops).await? {
-            Known::Conflict => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("consumer {} changed meanwhile; try again", at.consumer),
-            )),
-            Known::Done(_) | Known::DoneBefore => {
-                let old = store.all(&keys.generation(layout.generation)?, 0).await?;
-                let keys: Vec<_> = old.into_iter().map(|entry| entry.key).collect();
-                remove(&store, &keys).await
-            }
-        }
+        self.change_at_rest(at, control, Whole::Reset(to, beside))
+            .await?;
+        let (store, keys) = (self.store(), Keys::new(&at.consumer, &at.stream));
+        let old = keys.generation(control.definition.0.generation)?;
+        let old = store.all(&old, 0).await?;
+        let old: Vec<_> = old.into_iter().map(|entry| entry.key).collect();
+        remove(&store, &old).await
     }
 
     pub(super) async fn reset_shared(
         &self,
         at: &ConsumerRef,
-        control: Control,
+        control: &Control,
         to: Position,
         beside: Beside,
     ) -> Result<()> {
@@ -116,14 +72,13 @@ impl Bus {
         if !live.is_empty() && beside == Beside::Refuse {
             return Err(in_use(at, live.len()));
         }
-        let members = self.live_members(&control).await?;
-        if !members.is_empty() {
+        let members = self.live_members(at).await?;
+        if members > 0 {
             return Err(Error::new(
                 ErrorKind::InUse,
                 format!(
-                    "consumer {} shares its events among {} live members; stop them before it is reset",
-                    at.consumer,
-                    members.len()
+                    "consumer {} shares its events among {members} live members; stop them before it is reset",
+                    at.consumer
                 ),
             ));
         }
@@ -154,6 +109,33 @@ impl Bus {
             ])
             .await
     }
+}
+
+/// What has to be written so that a consumer in key order begins anew.
+pub(super) async fn reset(
+    store: &Store,
+    at: &ConsumerRef,
+    control: &Control,
+    to: Position,
+    beside: Beside,
+) -> Result<Vec<Op>> {
+    let keys = Keys::new(&at.consumer, &at.stream);
+    let (old, _) = &control.definition;
+    let live = store
+        .all(&keys.sides(old.generation)?, control.latest())
+        .await?;
+    if !live.is_empty() && beside == Beside::Refuse {
+        return Err(in_use(at, live.len()));
+    }
+    let new = Definition {
+        generation: old.generation + 1,
+        earlier: Vec::new(),
+        start: start(store, &at.stream, &old.filters()?, to).await?,
+        ..old.clone()
+    };
+    let mut ops = control.close(&keys, |_| false)?;
+    ops.push(control.define(&keys, new)?);
+    Ok(ops)
 }
 
 fn in_use(at: &ConsumerRef, beside: usize) -> Error {

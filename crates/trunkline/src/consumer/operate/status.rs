@@ -4,7 +4,9 @@ use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Gauge, Position, Rev,
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
 use super::super::ordered::earlier::{Earlier, progresses};
-use super::super::ordered::record::{Keys, Mode, Owner, Ownership, Record as _, Side, SideState};
+use super::super::ordered::record::{
+    CHANGING, Keys, Mode, Owner, Ownership, Record as _, Side, SideState,
+};
 use super::Control;
 use crate::bus::Bus;
 
@@ -57,6 +59,12 @@ pub struct ConsumerStatus {
     /// How that stands which tools of the engine's own server see of it. None where there are no such
     /// tools, or they know the consumer without it, or it could not be seen.
     pub gauge: Option<Gauge>,
+}
+
+impl ConsumerStatus {
+    /// The reason for which a consumer is paused while it is reset or divided anew, and stays paused if
+    /// whoever did that died in the middle of it: the same once more ends it.
+    pub const CHANGING: &str = CHANGING;
 }
 
 /// A member of a consumer.

@@ -33,23 +33,67 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long the answer to one heartbeat is waited for before the next is sent.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Until when a member may act on what it owns.
+/// Until when a member may act.
+///
+/// One that begins after a time without any, because the process was stopped or the engine away, holds
+/// only once the member has seen the heartbeat come back with which it began, and with it every change
+/// that was made before: whoever paused the consumer meanwhile has not waited for it.
 #[derive(Debug, Default)]
-pub(super) struct Lease(Mutex<Option<Instant>>);
+pub(super) struct Lease(Mutex<Term>);
+
+#[derive(Debug, Default)]
+struct Term {
+    number: u64,
+    until: Option<Instant>,
+    /// The heartbeat with which it began, until that is seen.
+    begins_with: Option<u64>,
+    /// Whether the consumer is paused, as far as the member knows.
+    rests: bool,
+}
 
 impl Lease {
     pub(super) fn until(&self) -> Option<Instant> {
-        *self.0.lock()
+        self.0.lock().until
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
-        self.until().is_some_and(|until| now < until)
+        let term = self.0.lock();
+        term.begins_with.is_none() && term.until.is_some_and(|until| now < until)
     }
 
-    /// A heartbeat that was sent then is acknowledged.
-    fn extend(&self, sent: Instant) {
-        let mut until = self.0.lock();
-        *until = (*until).max(Some(sent + TTL - MARGIN));
+    /// Whether a handler may start.
+    pub(super) fn lets_start(&self, now: Instant) -> bool {
+        self.holds(now) && !self.0.lock().rests
+    }
+
+    pub(super) fn rest(&self, rests: bool) {
+        self.0.lock().rests = rests;
+    }
+
+    /// Another one than before has another number.
+    pub(super) fn number(&self) -> u64 {
+        self.0.lock().number
+    }
+
+    /// Whether it has begun anew, and what it begins with is not seen yet.
+    pub(super) fn begins(&self) -> bool {
+        self.0.lock().begins_with.is_some()
+    }
+
+    /// That heartbeat, sent then, is acknowledged.
+    fn extend(&self, beat: u64, sent: Instant, now: Instant) {
+        let mut term = self.0.lock();
+        if term.until.is_none_or(|until| until <= now) {
+            term.number += 1;
+            term.begins_with = Some(beat);
+        }
+        term.until = term.until.max(Some(sent + TTL - MARGIN));
+    }
+
+    /// Everything up to that heartbeat was seen, and what had to be done therefore is done.
+    pub(super) fn seen(&self, beat: u64) {
+        let mut term = self.0.lock();
+        term.begins_with = term.begins_with.filter(|begins| beat < *begins);
     }
 }
 
@@ -62,7 +106,7 @@ pub(super) struct View {
     pub(super) members: BTreeMap<SmolStr, Seen>,
     pub(super) owners: BTreeMap<(u64, u16, u16), (Owner, Rev)>,
     /// The last of its own heartbeats that it has seen come back.
-    beats: u64,
+    pub(super) beats: u64,
     /// What cannot be read, which ends the member.
     pub(super) fault: Option<Error>,
 }
@@ -221,7 +265,9 @@ impl Watcher {
                 answer = answered(&mut beating) => {
                     let Some((sent, _)) = beating.take() else { continue };
                     match answer {
-                        Some(Ok(Committed::Done(_) | Committed::Duplicate)) => self.lease.extend(sent),
+                        Some(Ok(Committed::Done(_) | Committed::Duplicate)) => {
+                            self.lease.extend(self.beat, sent, Instant::now());
+                        }
                         Some(Ok(Committed::Conflict { .. })) | None => {}
                         Some(Err(error)) if error.retryable() => {
                             tracing::debug!(member = %self.me, %error, "a heartbeat was not stored");

@@ -39,9 +39,9 @@ const MAX_CAUSE_BYTES: usize = 50;
 const MAX_ATTEMPTS: usize = 3;
 const MAX_ATTEMPT_BYTES: usize = 30;
 
-/// The reason for which a consumer is paused that is about to be divided into other partitions: its
-/// members give up what they own as soon as nothing of it runs, and claim nothing.
-pub(in crate::consumer) const DIVIDING: &str = "being divided";
+/// The reason for which a consumer is paused that is about to be reset, or divided into other
+/// partitions: its members give up what they own as soon as nothing of it runs, and claim nothing.
+pub(in crate::consumer) const CHANGING: &str = "being reset or divided";
 
 /// A value of the bucket.
 pub(in crate::consumer) trait Record: Serialize + DeserializeOwned {
@@ -147,8 +147,8 @@ impl Definition {
         }
     }
 
-    pub(in crate::consumer) fn is_being_divided(&self) -> bool {
-        self.paused.iter().any(|reason| reason == DIVIDING)
+    pub(in crate::consumer) fn is_changing(&self) -> bool {
+        self.paused.iter().any(|reason| reason == CHANGING)
     }
 
     /// How it was divided before, in this generation, the last one last.

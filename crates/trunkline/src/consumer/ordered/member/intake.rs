@@ -180,6 +180,7 @@ impl Member {
         let is_worth = room.items >= events.div_ceil(2)
             && (held == 0 || room.bytes >= intake.largest.max(bytes.div_ceil(2)));
         if self.is_paused()
+            || !self.place.lease.holds(now)
             || now < intake.fetch_from
             || intake.later.len() >= MAX_LATER
             || self.handovers_are_full()
@@ -306,6 +307,7 @@ impl Member {
     ) {
         let for_others = failure.is_for_others();
         let is_stopped = self.control.borrow().stop.is_some();
+        let rests = is_stopped || !self.place.lease.lets_start(now);
         let counters = Counters {
             // Who hands an event on does not see what others counted; the engine does, roughly.
             failures: match for_others {
@@ -329,8 +331,8 @@ impl Member {
                 return;
             }
             // Nothing was said of it, and whoever has it next may have it at once.
-            Ended::Again { delay, counts, .. } if is_stopped && !counts && delay.is_zero() => {
-                self.report.given_back += 1;
+            Ended::Again { delay, counts, .. } if rests && !counts && delay.is_zero() => {
+                self.report.given_back += usize::from(is_stopped);
                 if let Some(intake) = &mut self.intake {
                     intake.settle(token, Settle::GiveBack);
                 }

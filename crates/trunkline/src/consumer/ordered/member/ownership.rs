@@ -31,7 +31,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Why a partition is not simply owned or free.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hold {
-    Claiming,
+    /// With the lease of that number.
+    Claiming(u64),
     /// The record that says so is being written.
     Releasing,
     /// Not to be claimed before then.
@@ -63,8 +64,12 @@ impl Member {
                 ),
             ));
         }
-        if self.lapse_due().is_some_and(|lapse| lapse <= now) {
+        let begins = self.place.lease.begins();
+        if begins || self.lapse_due().is_some_and(|lapse| lapse <= now) {
             self.lapse();
+        }
+        if begins {
+            self.place.lease.seen(view.beats);
         }
         Ok(())
     }
@@ -99,7 +104,9 @@ impl Member {
             self.reader.close();
         }
         self.definition = Some(definition.clone());
-        if !definition.paused.is_empty() {
+        let rests = !definition.paused.is_empty();
+        self.place.lease.rest(rests);
+        if rests {
             self.put_back();
         }
         self.membership.says.send_modify(|says| {
@@ -119,6 +126,9 @@ impl Member {
 
     /// The lease has passed: others may own what was ours. Nothing of it may go on.
     fn lapse(&mut self) {
+        if self.partitions.is_empty() {
+            return;
+        }
         tracing::warn!(
             consumer = %self.shared.name, stream = %self.place.stream, member = %self.place.me,
             partitions = self.partitions.len(),
@@ -140,7 +150,7 @@ impl Member {
     pub(super) fn claims_are_under_way(&self) -> bool {
         self.holds
             .values()
-            .any(|hold| matches!(hold, Hold::Claiming))
+            .any(|hold| matches!(hold, Hold::Claiming(_)))
     }
 
     /// Claims what it should own and gives up what others should.
@@ -155,7 +165,7 @@ impl Member {
         let layout = definition.layout();
         self.notice_losses(&view, layout);
         self.sweep(&view, layout, now);
-        if definition.is_being_divided() {
+        if definition.is_changing() {
             for partition in self.partitions.values_mut() {
                 partition.stop();
             }
@@ -214,14 +224,14 @@ impl Member {
             Hold::Spare(_) => spare.contains(id),
             Hold::Wanted(_) => release.contains(id),
             Hold::NotBefore(until) => *until > now,
-            Hold::Claiming | Hold::Releasing => true,
+            Hold::Claiming(_) | Hold::Releasing => true,
         });
     }
 
     fn is_held_back(&mut self, id: u16, now: Instant) -> bool {
         match self.holds.get(&id) {
             Some(Hold::NotBefore(until)) if *until > now => true,
-            Some(Hold::Claiming | Hold::Releasing) => true,
+            Some(Hold::Claiming(_) | Hold::Releasing) => true,
             _ => false,
         }
     }
@@ -250,7 +260,8 @@ impl Member {
     /// How a partition stands, as far as this member is concerned.
     fn standing(&self, view: &View, layout: Layout, id: u16, now: Instant) -> assign::Seen {
         let me = &self.place.me;
-        if self.partitions.contains_key(&id) || matches!(self.holds.get(&id), Some(Hold::Claiming))
+        if self.partitions.contains_key(&id)
+            || matches!(self.holds.get(&id), Some(Hold::Claiming(_)))
         {
             return assign::Seen::Owned(me.clone());
         }
@@ -323,7 +334,8 @@ impl Member {
                 view.owner(layout, id).map(|(owner, _)| owner)
             }),
         };
-        self.holds.insert(id, Hold::Claiming);
+        self.holds
+            .insert(id, Hold::Claiming(self.place.lease.number()));
         let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
         self.tasks.spawn(async move {
             let claimed = place.claim((&definition, defined), &filters, free).await;
@@ -351,10 +363,11 @@ impl Member {
             self.holds.insert(id, Hold::NotBefore(now + AGAIN_AFTER));
             return Ok(());
         };
-        self.holds.remove(&id);
-        // Without a lease it is not ours to begin; it will be claimed anew.
-        if !self.place.lease.holds(now) {
-            return Ok(());
+        // Without the lease under which it was claimed it is not ours to begin; it will be claimed anew.
+        let lease = &self.place.lease;
+        match self.holds.remove(&id) {
+            Some(Hold::Claiming(number)) if number == lease.number() && lease.holds(now) => {}
+            _ => return Ok(()),
         }
         let mut partition = super::Partition::new(
             id,

@@ -101,17 +101,15 @@ impl Job for Turn {
                 known.get_or_init(|| loaded)
             }
         };
+        // Since it was decided that this starts, it was perhaps written down and read.
+        if !place.lease.lets_start(Instant::now()) {
+            let late = "the lease had passed, or the consumer was paused, before the handler began";
+            let disposition = Disposition::Snooze(Duration::ZERO);
+            return Err(Failure::new(disposition, "failed", late));
+        }
         // Under a lease of the engine there is no epoch: nobody owns what whoever is free gets.
         let epoch = match which {
             Which::Leased(_) => None,
-            Which::Owned(_) if !place.lease.holds(Instant::now()) => {
-                let late = "the lease had passed before the handler began";
-                return Err(Failure::new(
-                    Disposition::Snooze(Duration::ZERO),
-                    "failed",
-                    late,
-                ));
-            }
             Which::Owned(id) => Some(Epoch {
                 generation: run.generation,
                 revision: id.epoch,
