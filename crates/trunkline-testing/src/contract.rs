@@ -346,6 +346,8 @@ contract! { ($)
         "Two consumers of one event each run it, under keys of their own";
     c11_what_failed_may_run_again in consume, Virtual, always: "C11"
         "A run that failed or panicked does not keep its event from the next attempt";
+    c11_a_reset_and_a_deletion_forget_what_was_done in consume, Virtual, always: "C11"
+        "What was done before a reset, or by a consumer that was deleted, runs again";
     c11_a_long_run_keeps_its_claim in consume, Virtual, always: "C11"
         "A run longer than three leases keeps its duplicates waiting";
     c11_a_crash_before_the_record_repeats_the_run in consume, Virtual, always: "C11"

@@ -55,6 +55,9 @@ pub(super) async fn b2_no_credential_is_ever_printed(trial: Trial) {
             .with_writer(lines.clone())
             .finish();
         let _captured = tracing::subscriber::set_default(captured);
+        // Of one dispatcher alone `tracing` asks only the thread that comes to an event first, which is
+        // perhaps that of another test, and remembers the answer for all.
+        let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -61,6 +61,11 @@ pub(crate) fn idempotency_key(consumer: &Name, generation: u64, event: &Envelope
     format!("{consumer}.{generation}.{}", identity(event))
 }
 
+/// What is above the keys of a consumer in one of its generations.
+pub(super) fn keys(consumer: &Name, generation: u64) -> Result<StateKey> {
+    StateKey::new(format!("{consumer}.{generation}.idem"))
+}
+
 /// An event's identity, `source` and `id` together, in 32 hexadecimal digits. `WIRE.md` states it.
 fn identity(event: &Envelope) -> SmolStr {
     let mut hash = Sha256::new();
@@ -185,12 +190,9 @@ impl Idempotent {
     async fn claim(&self, delivered: &Delivered) -> Result<Option<Claim<'_>>, Failure> {
         let envelope = &delivered.incoming().envelope;
         let generation = delivered.generation();
-        let key = StateKey::new(format!(
-            "{}.{generation}.idem.{}",
-            self.consumer,
-            identity(envelope)
-        ))
-        .map_err(not_known)?;
+        let key = keys(&self.consumer, generation)
+            .and_then(|keys| StateKey::new(format!("{keys}.{}", identity(envelope))))
+            .map_err(not_known)?;
         let run = Run::new(
             delivered,
             self.member.clone(),

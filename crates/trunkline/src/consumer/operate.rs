@@ -132,7 +132,13 @@ impl Bus {
         let store = self.store();
         let keys = Keys::new(&at.consumer, &at.stream);
         let known = self.known_consumers(0).await?;
+        let elsewhere = known
+            .iter()
+            .any(|(known, _)| known.consumer == at.consumer && known.stream != at.stream);
         let control = known.into_iter().find(|(known, _)| known == at);
+        let generation = control
+            .as_ref()
+            .map_or(0, |(_, control)| control.definition.0.generation);
         let ordered = control
             .as_ref()
             .is_some_and(|(_, control)| control.definition.0.mode == Mode::Ordered);
@@ -157,7 +163,14 @@ impl Bus {
             let ops = gone.into_iter().map(delete).collect();
             store.commit(Store::commit_id(), Vec::new(), ops).await?;
         }
-        for prefix in [keys.root()?, keys.control()?] {
+        let mut prefixes = vec![keys.root()?, keys.control()?];
+        if !elsewhere {
+            // One of the same name that is made later has done nothing yet.
+            for generation in 0..=generation {
+                prefixes.push(super::idempotent::keys(&at.consumer, generation)?);
+            }
+        }
+        for prefix in prefixes {
             let entries = store.all(&prefix, 0).await?;
             let keys: Vec<_> = entries.into_iter().map(|entry| entry.key).collect();
             remove(&store, &keys).await?;

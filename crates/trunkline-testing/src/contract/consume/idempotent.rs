@@ -14,8 +14,8 @@ use trunkline::core::engine::{Append, AppendMode, Expect, Outcome, StateKey, Wat
 use trunkline::core::envelope::JsonText;
 use trunkline::core::wire::Body;
 use trunkline::{
-    Attempt, Bus, ConsumerHandle, Context, Data, Envelope, ErrorKind, Event, EventId, Name, Retry,
-    State,
+    Attempt, Beside, Bus, ConsumerHandle, Context, Data, Envelope, ErrorKind, Event, EventId, Name,
+    Retry, Start, State,
 };
 
 use super::super::Trial;
@@ -214,6 +214,39 @@ pub(in crate::contract) async fn c11_what_failed_may_run_again(trial: Trial) {
     unseen(&[&handle], 2).await;
     bus.close().await.unwrap();
     nothing_is_left(&trial.bus().await).await;
+}
+
+pub(in crate::contract) async fn c11_a_reset_and_a_deletion_forget_what_was_done(trial: Trial) {
+    let bus = trial.bus().await;
+    let (seen, mut keys) = mpsc::unbounded_channel();
+    let name = Name::new("again").unwrap();
+    store(&bus, "once", 1).await;
+    for round in 0..3 {
+        let seen = seen.clone();
+        let handler = move |_: Noted, cx: Context| {
+            let seen = seen.clone();
+            async move { seen.send(cx.idempotency_key()).unwrap() }
+        };
+        let consumer = bus.consumer("again").unordered().idempotent(HOUR);
+        let handle = consumer.on(handler).start().await.unwrap();
+        let generation = ["again.0.", "again.1.", "again.0."][round];
+        let key = keys.recv().await.unwrap();
+        assert!(key.starts_with(generation), "round {round}: {key}");
+        assert_eq!(handle.duplicates(), 0);
+        handle.stop().await;
+        match round {
+            0 => bus
+                .reset_consumer(&name, Start::First, Beside::Refuse)
+                .await
+                .unwrap(),
+            1 => {
+                let _ = bus.delete_consumer(&name, None).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    bus.close().await.unwrap();
+    assert!(keys.try_recv().is_err());
 }
 
 pub(in crate::contract) async fn c11_a_long_run_keeps_its_claim(trial: Trial) {

@@ -5,7 +5,7 @@ use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Op, Position};
 use trunkline_core::{Error, ErrorKind, Result};
 
 use super::super::ordered::record::{Definition, Keys};
-use super::super::ordered::store::Store;
+use super::super::ordered::store::{Known, Store};
 use super::super::ordered::{TTL, start};
 use super::change::{Change as Whole, Heard};
 use super::{Control, remove};
@@ -51,9 +51,13 @@ impl Bus {
     ) -> Result<()> {
         self.change_at_rest(at, control, Whole::Reset(to, beside))
             .await?;
+        self.forget(at, control.definition.0.generation).await
+    }
+
+    /// Removes what a generation left behind.
+    async fn forget(&self, at: &ConsumerRef, generation: u64) -> Result<()> {
         let (store, keys) = (self.store(), Keys::new(&at.consumer, &at.stream));
-        let old = keys.generation(control.definition.0.generation)?;
-        let old = store.all(&old, 0).await?;
+        let old = store.all(&keys.generation(generation)?, 0).await?;
         let old: Vec<_> = old.into_iter().map(|entry| entry.key).collect();
         remove(&store, &old).await
     }
@@ -65,13 +69,6 @@ impl Bus {
         to: Position,
         beside: Beside,
     ) -> Result<()> {
-        let (definition, _) = &control.definition;
-        let store = self.store();
-        let keys = Keys::new(&at.consumer, &at.stream);
-        let live = store.all(&keys.sides(definition.generation)?, 0).await?;
-        if !live.is_empty() && beside == Beside::Refuse {
-            return Err(in_use(at, live.len()));
-        }
         let members = self.live_members(at).await?;
         if members > 0 {
             return Err(Error::new(
@@ -82,13 +79,16 @@ impl Bus {
                 ),
             ));
         }
-        let removed: Vec<_> = store
-            .all(&keys.generation(definition.generation)?, 0)
-            .await?
-            .into_iter()
-            .map(|entry| entry.key)
-            .collect();
-        remove(&store, &removed).await?;
+        let store = self.store();
+        // Where its events begin the engine knows.
+        let ops = reset(&store, at, control, Position::First, beside).await?;
+        if store.commit(Store::commit_id(), Vec::new(), ops).await? == Known::Conflict {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("consumer {} changed meanwhile; try again", at.consumer),
+            ));
+        }
+        self.forget(at, control.definition.0.generation).await?;
         let topology = self.inner.engine.topology();
         let inspection = topology.inspect().await?;
         let found = inspection
@@ -111,7 +111,7 @@ impl Bus {
     }
 }
 
-/// What has to be written so that a consumer in key order begins anew.
+/// What has to be written so that a consumer begins anew.
 pub(super) async fn reset(
     store: &Store,
     at: &ConsumerRef,

@@ -250,15 +250,15 @@ impl Place {
 }
 
 /// Finds what the consumer is, makes it if there is none, and adds to it what this member handles.
-/// Gives the revision and the number of partitions.
+/// Gives the revision, and how it is laid out.
 pub(super) async fn define(
     store: &Store,
     keys: &Keys,
     wanted: &Definition,
     filters: &[Filter],
-) -> Result<(Rev, u16)> {
+) -> Result<(Rev, Layout)> {
     let key = keys.definition()?;
-    let mut partitions = wanted.partitions;
+    let mut layout = wanted.layout();
     let change = |found: Option<&trunkline_core::engine::Entry>| {
         let Some(entry) = found else {
             return wanted.encode().map(Some);
@@ -272,7 +272,7 @@ pub(super) async fn define(
             ));
         }
         let grown = definition.add(filters)?;
-        partitions = definition.partitions;
+        layout = definition.layout();
         if grown {
             definition.encode().map(Some)
         } else {
@@ -280,5 +280,5 @@ pub(super) async fn define(
         }
     };
     let rev = store.update(&key, change).await?.unwrap_or(0);
-    Ok((rev, partitions))
+    Ok((rev, layout))
 }

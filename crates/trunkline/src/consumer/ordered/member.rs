@@ -78,6 +78,8 @@ pub(in crate::consumer) struct Member {
     gauge: Option<Keeper>,
     control: watch::Receiver<Control>,
     stopping: watch::Sender<bool>,
+    /// How often the consumer had been reset when it joined.
+    joined: u64,
     /// What the member works by; none until it has seen it.
     definition: Option<Definition>,
     /// Since which revision it has been divided how, as far as the member was there.
@@ -146,8 +148,8 @@ impl Member {
             filters: filters.iter().map(text).collect(),
             paused: Vec::new(),
         };
-        let (definition, has) = define(&store, &keys, &wanted, filters).await?;
-        let is_ordered = intake.is_none();
+        let (definition, layout) = define(&store, &keys, &wanted, filters).await?;
+        let (is_ordered, has) = (intake.is_none(), layout.partitions);
         if let Some(wanted) = partitions.filter(|wanted| is_ordered && *wanted != has) {
             tracing::warn!(
                 consumer = %shared.name, %stream, wanted, has,
@@ -181,7 +183,7 @@ impl Member {
         let context = MemberContext {
             consumer: shared.name.clone(),
             bus: shared.bus.clone(),
-            generation: 0,
+            generation: layout.generation,
             stopping: stopping.subscribe(),
         };
         Ok(Self {
@@ -197,6 +199,7 @@ impl Member {
             gauge,
             control,
             stopping,
+            joined: layout.generation,
             definition: None,
             layouts: Vec::new(),
             filters: Arc::default(),

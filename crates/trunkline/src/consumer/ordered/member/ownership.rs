@@ -75,6 +75,15 @@ impl Member {
     }
 
     fn redefine(&mut self, definition: &super::Definition, rev: u64) -> Result<()> {
+        if definition.mode == Mode::Shared && definition.generation != self.joined {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "consumer {} was reset while nobody heard of this member; start it again",
+                    self.shared.name
+                ),
+            ));
+        }
         if self
             .definition
             .as_ref()
