@@ -218,12 +218,12 @@ mod tests {
 
     #[test]
     fn a_program_is_judged_by_what_it_answers() {
-        check("echo nats-server: v2.12.1", 0o755, Ok(OLDEST));
+        check("echo nats-server: v2.12.2", 0o755, Ok(OLDEST));
         check("echo nats-server: v2.16.0", 0o755, Ok(Version(2, 16, 0)));
         check(
             "echo nats-server: v2.10.22",
             0o755,
-            Err((ErrorKind::TooOld, &["2.10.22", "2.12.1", "pip install"])),
+            Err((ErrorKind::TooOld, &["2.10.22", "2.12.2", "pip install"])),
         );
         check(
             "echo hello; exit 3",

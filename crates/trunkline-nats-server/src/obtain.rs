@@ -41,7 +41,7 @@ pub fn obtain() -> Result<Binary, Error> {
     }
 }
 
-/// Exactly this release: 2.15.1, 2.14.6 or 2.12.1. It is kept in
+/// Exactly this release: 2.15.1, 2.14.6 or 2.12.2. It is kept in
 /// `nats-server/<version>/nats-server` of the target folder; any number of processes may call this
 /// at once, and one of them downloads.
 ///
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_obtained_is_told_with_a_remedy() {
-        check("2.9.0", "python3", &["2.9.0", "2.15.1, 2.14.6, 2.12.1"]);
+        check("2.9.0", "python3", &["2.9.0", "2.15.1, 2.14.6, 2.12.2"]);
         check(PINNED, "/nonexistent/python3", &["install python3"]);
         let place = Place::temporary().unwrap();
         let python = place.dir().join("python3");

@@ -81,35 +81,35 @@ pub(crate) const RELEASES: &[Release] = &[
         ],
     },
     Release {
-        version: "2.12.1",
+        version: "2.12.2",
         wheels: &[
             (
                 "linux x86_64",
-                "4eb3ad65d46766f0b902a262ba62a6ab4e9ade6cece8f11cb01f7ecdde094b2e",
+                "0612fc44e0a4074919fd2d5a3061dea11c6685c5001e068668a9c54d0dd7a81b",
             ),
             (
                 "linux aarch64",
-                "aa00f18a42f6745bf4d0c11646d16fb0bb59785646842a98915ac040fc43a66f",
+                "13e732ade7de0bf7237b9bed5ec1a93956ec766b7b90d78981304c735a480159",
             ),
             (
                 "linux ppc64le",
-                "6b91a919da21cad0324ab505257c96228ef082ee1e915eebd3c428d3d1261b11",
+                "167a8ed2d9e6498217584fef78e4f6e0ca65d399a8afab5c4a1f96ffc6e09684",
             ),
             (
                 "linux riscv64",
-                "974871226b48871fd4148be72bbeacd03a64282cb5eaf8db71f2b8cf7d956703",
+                "4a584b67953c5e6248314c4e3699509332f72656abd90bb3861b0399fd551525",
             ),
             (
                 "linux s390x",
-                "4562d23231f88f61fed845865578955b59acf8459a78215b8384d14d3055fa28",
+                "12b5f9ddd41fc7ab9fb40a296721fdc22d7698468a62a781abf9f170bf6b5a34",
             ),
             (
                 "macos arm64",
-                "14f8a69e59031a1f7d2997ea2c828e77aa78bdf8f06c0c19f40a99cad9b2499b",
+                "d7199f38aff63bb4744453dd9898ba4cc35d88cbdf05d648085f68a92a9531ca",
             ),
             (
                 "macos x86_64",
-                "db18c367eb55d5932bab5858e69f9cd81f33a78cc2b49ee6f276b13658dda393",
+                "c0933947515073c4d00727b160144993a03196df5115b354434beaffa5617cfd",
             ),
         ],
     },

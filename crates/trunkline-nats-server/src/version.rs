@@ -6,7 +6,7 @@ use std::fmt;
 pub const PINNED: &str = "2.15.1";
 
 /// The oldest release that Trunkline works with: atomic batches and schedules came with its series.
-pub const OLDEST: Version = Version(2, 12, 1);
+pub const OLDEST: Version = Version(2, 12, 2);
 
 /// A release of nats-server: major, minor, patch. A pre-release counts as its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

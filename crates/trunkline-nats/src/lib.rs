@@ -73,7 +73,7 @@ impl NatsEngine {
     /// # Errors
     /// Each its own: [`ErrorKind::Disconnected`](trunkline_core::ErrorKind) when nothing answers,
     /// `UnknownHost` for a name that does not resolve, `CredentialsRefused`, `TlsFailed`,
-    /// `WrongVersion` for a server before 2.12.1, `NoJetStream`, `NotPermitted`, and
+    /// `WrongVersion` for a server before 2.12.2, `NoJetStream`, `NotPermitted`, and
     /// `InvalidConfig` for options that cannot work.
     pub async fn connect(
         options: &NatsOptions,

@@ -22,7 +22,7 @@ use crate::options::{Auth, NatsOptions};
 use state::State;
 
 /// The oldest server that has what the engine needs: atomic batches that know duplicates.
-const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 1);
+const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 2);
 /// How soon a silent connection is noticed: after three times this at most.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Commands that may wait for the socket. The publisher has a bound of its own before that.

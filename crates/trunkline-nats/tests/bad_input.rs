@@ -77,7 +77,7 @@ async fn a_server_is_too_old() {
     refused(
         &at(&url),
         ErrorKind::WrongVersion,
-        &["2.10.0", "2.12.1", "upgrade"],
+        &["2.10.0", "2.12.2", "upgrade"],
     )
     .await;
 }

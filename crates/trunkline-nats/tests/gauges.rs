@@ -220,7 +220,7 @@ async fn a_server_that_cannot_move_it_has_none_and_explain_says_so() {
         let mut told = facts.filter(|fact| fact.name == "other tools");
         told.next().unwrap().value
     };
-    let old = Place::on(release("2.12.1")).await;
+    let old = Place::on(release("2.12.2")).await;
     assert!(old.engine.gauges().is_none());
     let said = fact(&old.engine);
     assert!(said.contains("natscli") && said.contains("2.14"), "{said}");

@@ -22,8 +22,8 @@ fn keeps_the_contract(version: &str) {
 
 /// The oldest server that will do.
 #[test]
-fn release_2_12_1_keeps_the_contract() {
-    keeps_the_contract("2.12.1");
+fn release_2_12_2_keeps_the_contract() {
+    keeps_the_contract("2.12.2");
 }
 
 #[test]

@@ -187,7 +187,7 @@ async fn a_durable_that_had_its_name_before_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_server_that_is_too_old_nothing_is_made_and_all_else_works() {
-    let place = Place::on(obtain_version("2.12.1").unwrap()).await;
+    let place = Place::on(obtain_version("2.12.2").unwrap()).await;
     place.publish(0..2).await;
     place.let_run.add_permits(20);
     let member = place.start().await;

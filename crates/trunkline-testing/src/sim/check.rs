@@ -74,6 +74,12 @@ pub struct Verdict {
     lines: Vec<Line>,
 }
 
+impl Verdict {
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+}
+
 pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
     let runs = evidence.common.journal.runs();
     let mut found = Vec::new();

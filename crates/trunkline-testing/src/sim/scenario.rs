@@ -120,6 +120,16 @@ impl Scenario {
         self.live(true)
     }
 
+    /// Lives through it, and tells everything that happens.
+    pub fn trace(&self) -> Vec<String> {
+        let verdict = self.live(true);
+        let line = |line: &super::hub::Line| {
+            let at = line.at.as_secs_f64();
+            format!("{at:>10.4} {:<10} {}", line.host, line.text)
+        };
+        verdict.lines().iter().map(line).collect()
+    }
+
     fn live(&self, is_verbose: bool) -> Verdict {
         let mut world = World::with_trace(self.seed, self.faults.clone(), is_verbose);
         let common = Arc::new(self.common(world.hub()));

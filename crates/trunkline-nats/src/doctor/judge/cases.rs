@@ -92,7 +92,7 @@ fn versions_are_compared_as_numbers() {
     for (version, expected) in [
         ("2.10.29", Some("TD-33")),
         ("2.12.0", Some("TD-33")),
-        ("2.12.1", Some("TD-34")),
+        ("2.12.2", Some("TD-34")),
         ("2.14.6", Some("TD-34")),
         ("2.15.0", None),
         ("2.15.1-dev", None),
@@ -163,7 +163,7 @@ fn a_gauge_is_read_by_nobody_and_pausing_it_stops_nothing() {
 
 #[test]
 fn before_2_14_others_do_not_see_every_lag() {
-    for (version, blind) in [("2.12.1", true), ("2.13.9", true), ("2.14.0", false)] {
+    for (version, blind) in [("2.12.2", true), ("2.13.9", true), ("2.14.0", false)] {
         let findings = judge(&snapshot(&[("/server/version", json!(version))]));
         assert_eq!(findings[0].code, "TD-34");
         assert_eq!(

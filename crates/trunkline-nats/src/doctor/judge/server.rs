@@ -18,7 +18,7 @@ pub(super) fn judge(snapshot: &Snapshot, report: &mut Report) {
         );
     }
     match version(&server.version) {
-        Some(found) if found < (2, 12, 1) => report.add(
+        Some(found) if found < (2, 12, 2) => report.add(
             OLD_SERVER,
             object(),
             format!("version {}", server.version),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use trunkline_core::engine::{ConsumerRef, Gauge, Gauges};
 use trunkline_core::{Error, ErrorKind, Result};
 
@@ -21,6 +21,8 @@ use super::record::{Definition, Ownership, Record as _};
 
 /// How often a gauge is moved.
 const EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whose it is to move.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long it is left alone after an error that will not pass by itself.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
 /// How long a member that stops waits for its gauge.
@@ -78,17 +80,18 @@ struct Told {
 }
 
 impl Kept {
-    async fn keep(self: Arc<Self>, mut view: watch::Receiver<View>) {
-        let mut next = Instant::now();
-        // A view changes with every heartbeat.
-        while view.changed().await.is_ok() {
-            let ours = self.is_ours(&view.borrow_and_update());
+    async fn keep(self: Arc<Self>, view: watch::Receiver<View>) {
+        let mut wait = LOOK_EVERY;
+        loop {
+            tokio::time::sleep(wait).await;
+            let ours = self.is_ours(&view.borrow());
             let engine = &self.place.store.engine;
             // A server that is upgraded has gauges from then on.
-            let Some(gauges) = engine.gauges().filter(|_| ours && Instant::now() >= next) else {
+            let Some(gauges) = engine.gauges().filter(|_| ours) else {
+                wait = LOOK_EVERY;
                 continue;
             };
-            let wait = match self.set(gauges).await {
+            wait = match self.set(gauges).await {
                 Ok(()) => EVERY,
                 Err(error) if error.kind() == ErrorKind::Closed => return,
                 Err(error) => {
@@ -100,7 +103,6 @@ impl Kept {
                     }
                 }
             };
-            next = Instant::now() + wait;
         }
     }
 
