@@ -105,7 +105,7 @@ rules! {
     REPLICA_BEHIND = "TD-32", Risking, "a replica is offline or behind",
         "A follower is offline, or is not current and more than 1000 operations behind. One more fault may stop the stream.";
     OLD_SERVER = "TD-33", Risking, "the server is too old",
-        "Below 2.12.2 Trunkline refuses the server: faults that lose acknowledged writes are known.";
+        "Below 2.12.2 Trunkline refuses the server: faults that lose acknowledged writes or lock up a stream are known.";
     UNTESTED_SERVER = "TD-34", Risking, "the server is older than what is tested",
         "Below 2.15 the limits and the cost of flushing differ from what Trunkline is tested with. Below 2.14 natscli, exporters and autoscalers do not see the lag of consumers in key order.";
     PAUSED = "TD-35", Stalling, "a consumer is paused",
