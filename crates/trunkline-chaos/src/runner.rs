@@ -231,6 +231,21 @@ impl Run {
         Ok(())
     }
 
+    /// Lets every worker go on that stands still: one of them may own the directory, and whoever is
+    /// started could not come in until it does.
+    fn free_directory(&mut self) -> Result<(), String> {
+        let stands = |undo: &mut Undo| matches!(undo.fault, Fault::StopWorker { .. });
+        let stopped: Vec<Undo> = self.undo.extract_if(.., stands).collect();
+        stopped.into_iter().try_for_each(|undo| self.undo(undo))
+    }
+
+    fn start_server(&mut self, node: usize) -> Result<(), String> {
+        if self.on == On::File {
+            self.free_directory()?;
+        }
+        self.site.does(Act::Start, node)
+    }
+
     fn undo(&mut self, undo: Undo) -> Result<(), String> {
         let Undo {
             fault, who, from, ..
@@ -252,15 +267,15 @@ impl Run {
                 self.done(Kind::Term, who, from);
             }
             Fault::KillServer { node, .. } => {
-                self.site.does(Act::Start, node)?;
+                self.start_server(node)?;
                 self.done(Kind::ServerKill, None, from);
             }
             Fault::RestartServer { node, .. } => {
-                self.site.does(Act::Start, node)?;
+                self.start_server(node)?;
                 self.done(Kind::ServerRestart, None, from);
             }
             Fault::LameDuck { node, .. } => {
-                self.site.does(Act::Start, node)?;
+                self.start_server(node)?;
                 self.done(Kind::LameDuck, None, from);
             }
             Fault::StopServer { node, .. } => {
