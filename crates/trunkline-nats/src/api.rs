@@ -69,6 +69,8 @@ pub(crate) mod code {
     pub(crate) const ID_IN_PROCESS: u16 = 10_158;
     pub(crate) const WRONG_LAST: u16 = 10_164;
     pub(crate) const BUSY: u16 = 10_167;
+    /// A message of a batch was lost with a connection or a server, and nothing of it is stored.
+    pub(crate) const BATCH_INCOMPLETE: u16 = 10_176;
     pub(crate) const BATCH_DUPLICATE: u16 = 10_201;
     pub(crate) const BATCHES_OPEN: u16 = 10_210;
 }
@@ -80,6 +82,7 @@ impl ApiError {
             code::UNAVAILABLE
             | code::BUSY
             | code::BATCHES_OPEN
+            | code::BATCH_INCOMPLETE
             | code::STREAM_OFFLINE
             | code::ID_IN_PROCESS => true,
             // The server removes the folder of its streams a moment after the last of them is
