@@ -50,5 +50,5 @@ pub use journal::{Ended, Journal, Run};
 pub use members::{Lens, Sharing};
 pub use scenario::Scenario;
 pub use script::Script;
-pub use trial::{Summary, Tally, seeds, tally, try_scenarios, try_seeds};
+pub use trial::{Summary, Tally, seeds, tally, try_scenarios};
 pub use world::{HostId, World};

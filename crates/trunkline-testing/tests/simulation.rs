@@ -8,14 +8,20 @@
 )]
 
 use trunkline_testing::sim::{
-    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_scenarios, try_seeds,
+    Faults, Repeats, Scenario, Sharing, Summary, Violation, seeds, try_scenarios,
 };
 
-fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
-    let summary = try_seeds(seeds(otherwise), sharing, faults);
+fn check_all(what: &str, otherwise: u64, scenario: impl Fn(u64) -> Scenario + Sync) -> Summary {
+    let summary = try_scenarios(seeds(otherwise), scenario);
     let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
-    println!("{sharing:?}: {summary}");
+    println!("{what}: {summary}");
     summary
+}
+
+fn check(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
+    check_all(&format!("{sharing:?}"), otherwise, |seed| {
+        Scenario::from_seed(seed, sharing, faults.clone())
+    })
 }
 
 #[test]
@@ -60,13 +66,10 @@ fn c2_an_ordered_consumer_repeats_after_kills_what_was_not_committed_and_nothing
 
 /// An operator divides the consumer into any number of partitions, up to six times.
 fn check_divided(otherwise: u64, faults: &Faults) -> Summary {
-    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
+    check_all("divided", otherwise, |seed| Scenario {
         divisions: 1 + usize::try_from(seed % 6).unwrap_or(0),
         ..Scenario::from_seed(seed, Sharing::Ordered, faults.clone())
-    });
-    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
-    println!("divided: {summary}");
-    summary
+    })
 }
 
 #[test]
@@ -87,13 +90,12 @@ fn c2_a_consumer_that_is_divided_repeats_after_kills_what_was_not_committed_and_
 
 /// Somebody pauses the consumer again and again.
 fn check_paused(otherwise: u64, sharing: Sharing, faults: &Faults) -> Summary {
-    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
-        pauses: 1 + usize::try_from(seed % 4).unwrap_or(0),
-        ..Scenario::from_seed(seed, sharing, faults.clone())
-    });
-    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
-    println!("{sharing:?}, paused: {summary}");
-    summary
+    check_all(&format!("{sharing:?}, paused"), otherwise, |seed| {
+        Scenario {
+            pauses: 1 + usize::try_from(seed % 4).unwrap_or(0),
+            ..Scenario::from_seed(seed, sharing, faults.clone())
+        }
+    })
 }
 
 /// Everything goes wrong, and above all members stand still and hear late of what happened meanwhile.
@@ -125,14 +127,12 @@ fn c13_a_pause_repeats_nothing_when_members_come_and_go() {
 
 /// Somebody resets it up to three times, and pauses and divides it in between.
 fn check_reset(otherwise: u64, faults: &Faults) {
-    let summary = try_scenarios(seeds(otherwise), |seed| Scenario {
+    check_all("reset", otherwise, |seed| Scenario {
         resets: 1 + usize::try_from(seed % 3).unwrap_or(0),
         pauses: usize::try_from(seed / 3 % 2).unwrap_or(0),
         divisions: usize::try_from(seed / 6 % 2).unwrap_or(0),
         ..Scenario::from_seed(seed, Sharing::Ordered, faults.clone())
     });
-    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
-    println!("reset: {summary}");
 }
 
 #[test]
@@ -147,10 +147,9 @@ fn c13_a_reset_survives_members_that_come_and_go_or_die() {
 }
 
 fn check_holding(otherwise: u64, faults: &Faults) {
-    let scenario = |seed| Scenario::from_seed(seed, Sharing::Ordered, faults.clone()).holding();
-    let summary = try_scenarios(seeds(otherwise), scenario);
-    let summary = summary.unwrap_or_else(|verdict| panic!("{verdict}"));
-    println!("holding keys: {summary}");
+    check_all("holding keys", otherwise, |seed| {
+        Scenario::from_seed(seed, Sharing::Ordered, faults.clone()).holding()
+    });
 }
 
 #[test]

@@ -394,8 +394,7 @@ impl fmt::Display for Verdict {
                 .collect();
             let shown = if whole { lines.len() } else { SHOWN };
             for line in &lines[lines.len().saturating_sub(shown)..] {
-                let at = line.at.as_secs_f64();
-                writeln!(f, "{at:>10.4} {:<10} {}", line.host, line.text)?;
+                writeln!(f, "{line}")?;
             }
         }
         write!(

@@ -1,5 +1,6 @@
 //! What lies between the hosts: packets on their way, the world's dice and its trace.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +97,13 @@ pub(crate) struct Line {
     pub(crate) at: Duration,
     pub(crate) host: String,
     pub(crate) text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.as_secs_f64();
+        write!(f, "{at:>10.4} {:<10} {}", self.host, self.text)
+    }
 }
 
 impl Hub {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use trunkline::core::engine::{Boxed, Credit};
+use trunkline::core::engine::Boxed;
 use trunkline::dead_letter::{Discard, Id, Letter, Page, Record, Selection, Stands};
 use trunkline::{DeadLetters, Name, Result, Seq};
 
@@ -82,16 +82,8 @@ async fn discard(
 
 /// How the dead letters stand, as the server knows it, by the sequence of their events.
 pub(crate) fn standings(world: &World) -> Result<BTreeMap<u64, Record>> {
-    let bucket = Name::new("trunkline")?;
-    let entries = world.at_server(move |engine| {
-        Box::pin(async move {
-            let state = engine.state();
-            let all = Credit::items(100_000);
-            state.scan(&bucket, None, None, 0, all).await
-        })
-    })?;
     let mut standings = BTreeMap::new();
-    for entry in entries.entries {
+    for entry in world.records(None)? {
         if let Some((above, seq)) = entry.key.as_str().rsplit_once('.')
             && above.ends_with(".dlq")
             && let Ok(seq) = seq.parse()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use trunkline::core::engine::{Credit, Position, StateKey};
+use trunkline::core::engine::{Credit, Position};
 use trunkline::dead_letter::{Record, Stands};
 use trunkline::{Filter, Name, Result, Retry};
 
@@ -28,8 +28,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const LATER: u32 = 5;
 /// Operators, where dead letters are looked after.
 const OPERATORS: usize = 2;
-/// Where consumers keep their records.
-const BUCKET: &str = "trunkline";
 
 /// The world of one consumer. [`from_seed`](Self::from_seed) draws it.
 #[derive(Clone, Debug)]
@@ -123,11 +121,7 @@ impl Scenario {
     /// Lives through it, and tells everything that happens.
     pub fn trace(&self) -> Vec<String> {
         let verdict = self.live(true);
-        let line = |line: &super::hub::Line| {
-            let at = line.at.as_secs_f64();
-            format!("{at:>10.4} {:<10} {}", line.host, line.text)
-        };
-        verdict.lines().iter().map(line).collect()
+        verdict.lines().iter().map(ToString::to_string).collect()
     }
 
     fn live(&self, is_verbose: bool) -> Verdict {
@@ -433,15 +427,8 @@ fn dead(world: &World) -> Result<BTreeMap<u64, Vec<Dead>>> {
 
 /// How often the consumer was reset.
 fn generation(world: &World) -> Result<u64> {
-    let bucket = Name::new(BUCKET)?;
-    let definition = StateKey::new(format!("control.{CONSUMER}.EVENTS.def"))?;
-    let page = world.at_server(move |engine| {
-        Box::pin(async move {
-            let (state, one) = (engine.state(), Credit::items(1));
-            state.scan(&bucket, Some(&definition), None, 0, one).await
-        })
-    })?;
-    let generation = page.entries.first().and_then(|entry| {
+    let definitions = world.records(Some(&format!("control.{CONSUMER}.EVENTS.def")))?;
+    let generation = definitions.first().and_then(|entry| {
         let definition: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
         definition["generation"].as_u64()
     });
@@ -450,13 +437,6 @@ fn generation(world: &World) -> Result<u64> {
 
 /// How many members are on the consumer's list.
 fn heartbeats(world: &World) -> Result<usize> {
-    let bucket = Name::new(BUCKET)?;
-    let members = StateKey::new(format!("control.{CONSUMER}.EVENTS.m"))?;
-    let page = world.at_server(move |engine| {
-        Box::pin(async move {
-            let (state, all) = (engine.state(), Credit::items(10_000));
-            state.scan(&bucket, Some(&members), None, 0, all).await
-        })
-    })?;
-    Ok(page.entries.len())
+    let members = world.records(Some(&format!("control.{CONSUMER}.EVENTS.m")))?;
+    Ok(members.len())
 }

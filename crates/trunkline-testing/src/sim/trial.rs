@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::check::{Repeats, Verdict};
-use super::faults::Faults;
-use super::members::Sharing;
 use super::scenario::Scenario;
 
 /// How long one scenario may take; it takes some hundredths of a second.
@@ -48,20 +46,6 @@ pub fn seeds(otherwise: u64) -> Range<u64> {
 ///
 /// # Errors
 /// The first one found in which a promise was broken; the rest is not tried then.
-pub fn try_seeds(
-    seeds: Range<u64>,
-    sharing: Sharing,
-    faults: &Faults,
-) -> Result<Summary, Box<Verdict>> {
-    try_scenarios(seeds, |seed| {
-        Scenario::from_seed(seed, sharing, faults.clone())
-    })
-}
-
-/// As [`try_seeds`], with any scenario for a seed.
-///
-/// # Errors
-/// As there.
 pub fn try_scenarios(
     seeds: Range<u64>,
     scenario: impl Fn(u64) -> Scenario + Sync,

@@ -1,18 +1,19 @@
 //! The world: its time, its hosts, and whatever falls due.
 
+mod packets;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
-use trunkline::core::engine::{Boxed, Engine, Link, LinkOptions};
-use trunkline::{Result, Timestamp};
+use trunkline::core::engine::{Boxed, Credit, Engine, Entry, Link, LinkOptions, StateKey};
+use trunkline::{Name, Result, Timestamp};
 use trunkline_memory::{MemoryEngine, MemoryOptions};
 
 use super::faults::Faults;
 use super::host::{Birth, Host, HostClock, Process, Program, Running, Standing};
-use super::hub::{Arrival, Call, Cargo, Hub, Line, Packet};
+use super::hub::{Hub, Line, Packet};
 use super::net::SimNet;
 use super::site::Site;
 
@@ -23,6 +24,8 @@ pub type HostId = usize;
 const BEGINNING: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000);
 /// How long a host runs before others do, at least and at most.
 const SLICE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
+/// Where consumers keep their records.
+const BUCKET: &str = "trunkline";
 /// How soon what has arrived is looked at.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
@@ -219,6 +222,19 @@ impl World {
         self.server
             .runtime
             .block_on(ask(Arc::clone(&self.site.engine)))
+    }
+
+    /// The keys of the bucket of consumers below that prefix, or all, as the server knows them.
+    pub(crate) fn records(&self, prefix: Option<&str>) -> Result<Vec<Entry>> {
+        let bucket = Name::new(BUCKET)?;
+        let prefix = prefix.map(StateKey::new).transpose()?;
+        let page = self.at_server(move |engine| {
+            Box::pin(async move {
+                let (state, all) = (engine.state(), Credit::items(100_000));
+                state.scan(&bucket, prefix.as_ref(), None, 0, all).await
+            })
+        })?;
+        Ok(page.entries)
     }
 
     /// Starts a process on a host that has none, and again whenever it ends, until the host is
@@ -559,118 +575,5 @@ impl World {
         });
         running.port.mend_link();
         self.wake(id, self.now + AT_ONCE);
-    }
-
-    /// Decides what becomes of what was sent in the last step.
-    fn collect(&mut self) {
-        for packet in self.hub.take_sent() {
-            self.route(packet);
-        }
-    }
-
-    fn is_cut(&self, id: HostId) -> bool {
-        self.is_out || self.hosts[id].is_cut
-    }
-
-    fn route(&mut self, packet: Packet) {
-        let (call, hub) = (packet.call, Arc::clone(&self.hub));
-        let is_up = matches!(packet.cargo, Cargo::Up(_));
-        let (lost, late) = match call {
-            Call::Ack => (self.faults.lost_acks, self.faults.late),
-            _ if is_up => (self.faults.lost_requests, self.faults.late),
-            _ => (self.faults.lost_answers, 0.0),
-        };
-        if call.may_be_lost() && hub.chance(lost) {
-            return self.lose(packet);
-        }
-        let mut wait = hub.between(Duration::from_micros(300), self.faults.latency);
-        if hub.chance(self.faults.slow) {
-            wait += hub.between(Duration::ZERO, Duration::from_millis(1_500));
-        }
-        if call.may_be_lost() && hub.chance(late) {
-            wait += hub.between(Duration::from_secs(1), Duration::from_secs(15));
-        }
-        if call == Call::Told && hub.chance(self.faults.lagging_readers) {
-            wait += hub.between(Duration::ZERO, Duration::from_secs(2));
-        }
-        let at = self.now.max(packet.sent + wait);
-        self.forward(packet, at);
-    }
-
-    /// Lets a packet arrive at that time, or behind those of its lane.
-    fn forward(&mut self, packet: Packet, mut at: Duration) {
-        if let Some(lane) = packet.lane {
-            let last = self.lanes.entry(lane).or_default();
-            at = at.max(*last);
-            *last = at;
-        }
-        self.push(at, What::Packet(packet));
-    }
-
-    fn lose(&mut self, packet: Packet) {
-        let (name, call) = (&self.hosts[packet.host].name, packet.call);
-        let way = match packet.cargo {
-            Cargo::Up(_) => "to",
-            Cargo::Down(_) => "from",
-        };
-        self.hub.note(self.now, name, 12, || {
-            format!("{call:?} {way} the server is lost")
-        });
-        self.lost.push(packet);
-    }
-
-    fn arrive(&mut self, packet: Packet) {
-        let id = packet.host;
-        if self.is_cut(id) {
-            // What a connection mends itself is held up, the rest is lost in half of all cases.
-            if packet.call.may_be_lost() && self.hub.chance(0.5) {
-                return self.lose(packet);
-            }
-            if !packet.call.may_be_lost() {
-                return self.hosts[id].held.push(packet);
-            }
-            let again = self.hub.between(AT_ONCE, Duration::from_millis(500));
-            return self.push(self.now + again, What::Packet(packet));
-        }
-        self.deliver(packet);
-    }
-
-    fn deliver(&mut self, packet: Packet) {
-        let id = packet.host;
-        match packet.cargo {
-            Cargo::Up(work) => {
-                self.run_server();
-                let entered = self.server.runtime.enter();
-                let mut work = work(Arc::clone(&self.site));
-                let mut context = Context::from_waker(Waker::noop());
-                if work.as_mut().poll(&mut context).is_pending() {
-                    self.server.runtime.spawn(work);
-                }
-                drop(entered);
-                self.collect();
-                self.wake_server(self.now + AT_ONCE);
-            }
-            Cargo::Down(answer) => {
-                let host = &mut self.hosts[id];
-                let current = host.lives == packet.life && host.running.is_some();
-                match host.standing {
-                    _ if !current => {}
-                    Standing::Frozen(_) => host.mail.push(Packet {
-                        cargo: Cargo::Down(answer),
-                        ..packet
-                    }),
-                    Standing::Runs | Standing::Down => {
-                        self.run(id);
-                        let told = packet.call == Call::Told;
-                        let arrival = match told && self.hub.chance(self.faults.broken_readers) {
-                            true => Arrival::Broken,
-                            false => Arrival::Whole,
-                        };
-                        answer(arrival);
-                        self.wake(id, self.now + AT_ONCE);
-                    }
-                }
-            }
-        }
     }
 }
