@@ -51,19 +51,25 @@ struct Term {
     rests: bool,
 }
 
+impl Term {
+    fn holds(&self, now: Instant) -> bool {
+        self.begins_with.is_none() && self.until.is_some_and(|until| now < until)
+    }
+}
+
 impl Lease {
     pub(super) fn until(&self) -> Option<Instant> {
         self.0.lock().until
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
-        let term = self.0.lock();
-        term.begins_with.is_none() && term.until.is_some_and(|until| now < until)
+        self.0.lock().holds(now)
     }
 
     /// Whether a handler may start.
     pub(super) fn lets_start(&self, now: Instant) -> bool {
-        self.holds(now) && !self.0.lock().rests
+        let term = self.0.lock();
+        term.holds(now) && !term.rests
     }
 
     pub(super) fn rest(&self, rests: bool) {
