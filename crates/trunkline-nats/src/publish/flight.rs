@@ -141,10 +141,7 @@ impl Flight {
                             ErrorKind::Conflict,
                             "an event of the batch is stored already, under the same id; nothing was stored",
                         ),
-                        _ => match self.denied(items).await {
-                            Some(denied) => denied,
-                            None => error.meaning("store a batch"),
-                        },
+                        _ => error.meaning("store a batch"),
                     };
                     break Outcome::Refused(error);
                 }
@@ -164,7 +161,8 @@ impl Flight {
             .collect()
     }
 
-    /// A batch of which the server did not let a message in is refused as incomplete.
+    /// A batch of which the server did not let a message in is incomplete, as one is of which a
+    /// message was lost.
     async fn denied(&self, items: &[Item]) -> Option<Error> {
         self.wire.denied.settled().await;
         let denied = |item: &Item| self.wire.denied.check_send(&item.event.subject).err();
@@ -248,9 +246,10 @@ impl Flight {
             Ok(ack) => match ack.error {
                 None if ack.count == items.len() as u64 => BatchEnd::Stored(ack.seq),
                 None => BatchEnd::Perhaps,
-                Some(error) if error.is_passing() => {
-                    BatchEnd::NotNow(error.meaning("store events"))
-                }
+                Some(error) if error.is_passing() => match self.denied(items).await {
+                    Some(denied) => BatchEnd::Never(denied),
+                    None => BatchEnd::NotNow(error.meaning("store events")),
+                },
                 Some(error) => BatchEnd::Refused(error),
             },
             Err(Lost::NoResponders) => match self.gone().await {

@@ -92,12 +92,15 @@ pub(super) async fn commit(kv: &Kv, bucket: &Bucket, commit: Commit) -> Result<C
                         None => return Err(unknown(error.meaning("commit"))),
                     }
                 }
-                _ if error.is_passing() && waits => tokio::time::sleep(PAUSE).await,
                 _ => {
                     kv.wire.denied.settled().await;
                     for op in &commit.ops {
                         let subject = subject_of(bucket, op.key().as_str());
                         kv.wire.denied.check_send(&subject).map_err(unknown)?;
+                    }
+                    if error.is_passing() && waits {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
                     }
                     return Err(unknown(
                         error.meaning(&format!("commit to bucket {bucket}")),
