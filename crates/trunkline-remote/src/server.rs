@@ -157,7 +157,11 @@ impl Server {
     }
 
     async fn greet(&self, socket: &mut Socket) -> Result<(Arc<Serving>, Turn)> {
-        let silent = || Error::new(ErrorKind::WrongProtocol, "the client said nothing");
+        let silent = || {
+            // It may be slow, or its packets are: another attempt may be faster.
+            let said = format!("the client said nothing within {HELLO_WITHIN:?}; try again");
+            Error::new(ErrorKind::Disconnected, said)
+        };
         let hello = match timeout(HELLO_WITHIN, socket.incoming.next()).await {
             Ok(Some(Ok(hello))) => hello,
             _ => return Err(silent()),
@@ -289,4 +293,91 @@ impl fmt::Debug for Server {
 /// 128 random bits: whoever knows a session's id can go on with it.
 fn random_id() -> String {
     format!("{:032x}", rand::rng().random::<u128>())
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures_util::{sink, stream};
+    use tokio::sync::mpsc;
+    use tokio::time::{Instant, sleep};
+    use trunkline_core::engine::{Boxed, LinkOptions};
+    use trunkline_core::error::Cause;
+    use trunkline_core::{Clock, SystemClock};
+    use trunkline_memory::{MemoryEngine, MemoryOptions};
+
+    use super::*;
+    use crate::{Dial, RemoteEngine};
+
+    /// Ways to a server of which the first is slower than a handshake may be.
+    #[derive(Debug)]
+    struct SlowAtFirst {
+        server: Server,
+        dials: AtomicUsize,
+    }
+
+    fn socket(to: mpsc::Sender<Bytes>, from: mpsc::Receiver<Bytes>, late: Duration) -> Socket {
+        let outgoing = sink::unfold(to, |to, packet| async move {
+            to.send(packet).await.map_err(Cause::from)?;
+            Ok(to)
+        });
+        let incoming = stream::unfold(from, move |mut from| async move {
+            let packet = from.recv().await?;
+            sleep(late).await;
+            Some((Ok(packet), from))
+        });
+        Socket::new(outgoing, incoming)
+    }
+
+    impl Dial for SlowAtFirst {
+        fn dial(&self) -> Boxed<'_, Result<Socket>> {
+            let late = match self.dials.fetch_add(1, Ordering::Relaxed) {
+                0 => HELLO_WITHIN + Duration::from_secs(1),
+                _ => Duration::ZERO,
+            };
+            let ((there, from_client), (back, from_server)) =
+                (mpsc::channel(16), mpsc::channel(16));
+            let (server, theirs) = (self.server.clone(), socket(back, from_client, late));
+            tokio::spawn(async move { server.serve(theirs).await });
+            Box::pin(std::future::ready(Ok(socket(
+                there,
+                from_server,
+                Duration::ZERO,
+            ))))
+        }
+
+        fn place(&self) -> &'static str {
+            "slow at first"
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_hello_is_late_tries_again() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let engine = MemoryEngine::connect(MemoryOptions::default(), clock.clone()).unwrap();
+        let dial = Arc::new(SlowAtFirst {
+            server: Server::new(Arc::new(engine)),
+            dials: AtomicUsize::new(0),
+        });
+        let options = LinkOptions {
+            connect_timeout: Duration::from_secs(30),
+            ..LinkOptions::default()
+        };
+        let began = Instant::now();
+        RemoteEngine::connect_by(dial.clone(), options, clock)
+            .await
+            .unwrap();
+        assert!(
+            began.elapsed() >= HELLO_WITHIN,
+            "it was not refused at first"
+        );
+        assert_eq!(dial.dials.load(Ordering::Relaxed), 2);
+    }
 }
