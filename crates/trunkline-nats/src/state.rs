@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -31,12 +32,18 @@ use crate::pull::nanos;
 use crate::topology::{fewer, too_few_servers};
 use crate::wire::Wire;
 
-/// For how long a deletion, or the end of a key's time, is told to who watches late.
-const TOMBSTONE: Duration = Duration::from_secs(24 * 60 * 60);
+/// For how long a deletion, or the end of a key's time, is told to who watches late. Every scan passes
+/// over the tombstones that there are. The server closes the connection of a client that has been
+/// silent for six minutes, so that no watch can be away for this long and not notice.
+const TOMBSTONE: Duration = Duration::from_secs(10 * 60);
+/// For how long a watch relies on that: less by what it may take from looking until all is read.
+const TOLD: Duration = Duration::from_secs(9 * 60);
 /// For how long the id of a commit is known.
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// Keys that one direct get may name.
 const KEYS: usize = 500;
+/// Direct gets of one scan that are under way at once.
+const GETS: usize = 4;
 /// The key that fences travel to which no change carries. No key of a caller begins with a dot's
 /// worth of `_trunkline`.
 const FENCES: &str = "_trunkline.fence";
@@ -110,7 +117,7 @@ impl State for NatsEngine {
     ) -> Boxed<'a, Result<Box<dyn Watch>>> {
         Box::pin(async move {
             self.kv.bucket(bucket).await?;
-            let watch = watch::NatsWatch::open(&self.wire, bucket, prefix, from).await?;
+            let watch = watch::NatsWatch::open(&self.wire, bucket, prefix, from, TOLD).await?;
             let watch: Box<dyn Watch> = Box::new(watch);
             Ok(watch)
         })
@@ -256,8 +263,15 @@ impl Kv {
             rev,
         };
         let (mut bytes, mut last) = (0, None);
-        for some in keys.chunks(KEYS) {
-            for entry in self.values(bucket, &stream, some, rev, deadline).await? {
+        let gets: Vec<_> = keys
+            .chunks(KEYS)
+            .map(|some| self.values(bucket, &stream, some, rev))
+            .collect();
+        // Of many keys most may be tombstones, and whoever wants few entries has them at once.
+        let at_once = if max.items > KEYS { GETS } else { 1 };
+        let mut gets = stream::iter(gets).buffered(at_once);
+        while let Some(some) = gets.next().await {
+            for entry in some? {
                 bytes += entry.value.len() + entry.key.as_str().len();
                 let full = entries.entries.len() >= max.items || bytes > max.bytes;
                 if full && !entries.entries.is_empty() {
@@ -278,9 +292,10 @@ impl Kv {
         stream: &str,
         keys: &[StateKey],
         rev: Rev,
-        deadline: Instant,
     ) -> Result<Vec<Entry>> {
         let what = "reading a bucket";
+        // Each has its own: a scan takes as long as it has keys.
+        let deadline = self.wire.request_deadline();
         let subjects: Vec<_> = keys
             .iter()
             .map(|key| subject_of(bucket, key.as_str()))

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smol_str::SmolStr;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
-use trunkline_core::engine::{Expectation, Op, Rev, Seq, StateKey};
+use trunkline_core::engine::{Entry, Expectation, Op, Rev, Seq, StateKey};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use super::body::put;
@@ -26,6 +27,29 @@ pub(super) struct Place {
     pub(super) stream: Name,
     pub(super) me: SmolStr,
     pub(super) lease: Arc<Lease>,
+    pub(super) sides: Arc<Sides>,
+}
+
+/// The side records of all partitions as claims found them. There may be very many, and whoever claims
+/// one partition mostly claims others with it, so that one scan is for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Sides(Mutex<Option<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    generation: u64,
+    /// Nothing is missing that was written by then.
+    rev: Rev,
+    entries: Vec<Entry>,
+}
+
+impl Sides {
+    /// Nobody claims at the moment.
+    pub(super) fn forget(&self) {
+        if let Ok(mut found) = self.0.try_lock() {
+            *found = None;
+        }
+    }
 }
 
 /// How a partition stands that is to be claimed.
@@ -171,16 +195,28 @@ impl Place {
         }))
     }
 
-    /// The side records of one partition, in order.
+    /// The side records of one partition, in order, as they stand at that revision or later.
     async fn sides(
         &self,
         layout: Layout,
         partition: u16,
         at_least: Rev,
     ) -> Result<Vec<(Seq, Side, trunkline_core::Timestamp)>> {
-        let prefix = self.keys.sides(layout.generation)?;
+        let generation = layout.generation;
+        let mut found = self.sides.0.lock().await;
+        let serves = |found: &Found| found.generation == generation && found.rev >= at_least;
+        if !found.as_ref().is_some_and(serves) {
+            *found = None;
+            let prefix = self.keys.sides(generation)?;
+            let (entries, rev) = self.store.all_and_rev(&prefix, at_least).await?;
+            *found = Some(Found {
+                generation,
+                rev,
+                entries,
+            });
+        }
         let mut sides = Vec::new();
-        for entry in self.store.all(&prefix, at_least).await? {
+        for entry in found.iter().flat_map(|found| &found.entries) {
             let Some((slot, seq)) = slot_and_seq(&entry.key) else {
                 continue;
             };
@@ -259,7 +295,7 @@ pub(super) async fn define(
 ) -> Result<(Rev, Layout)> {
     let key = keys.definition()?;
     let mut layout = wanted.layout();
-    let change = |found: Option<&trunkline_core::engine::Entry>| {
+    let change = |found: Option<&Entry>| {
         let Some(entry) = found else {
             return wanted.encode().map(Some);
         };

@@ -170,6 +170,7 @@ impl Member {
             stream,
             me,
             lease: Arc::clone(&membership.lease),
+            sides: Arc::default(),
         };
         let place = Arc::new(place);
         let at = ConsumerRef {

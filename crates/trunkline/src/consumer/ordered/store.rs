@@ -97,15 +97,24 @@ impl Store {
         prefix: &StateKey,
         at_least: Rev,
     ) -> Result<Vec<Entry>> {
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.page(prefix, after.as_ref(), at_least, 1_000).await?;
-            all.extend(page.entries);
-            after = page.next;
-            if after.is_none() {
-                return Ok(all);
-            }
+        let (all, _) = self.all_and_rev(prefix, at_least).await?;
+        Ok(all)
+    }
+
+    /// As [`all`](Self::all), and the revision up to which nothing is missing.
+    pub(in crate::consumer) async fn all_and_rev(
+        &self,
+        prefix: &StateKey,
+        at_least: Rev,
+    ) -> Result<(Vec<Entry>, Rev)> {
+        let mut page = self.page(prefix, None, at_least, 1_000).await?;
+        // The other pages are as new as this one, or newer.
+        let (mut all, rev) = (page.entries, page.rev);
+        while let Some(after) = page.next {
+            page = self.page(prefix, Some(&after), rev, 1_000).await?;
+            all.append(&mut page.entries);
         }
+        Ok((all, rev))
     }
 
     async fn page(

@@ -42,13 +42,21 @@ pub(super) struct Handover {
     pub(super) side: Side,
 }
 
-/// A side record as a watch tells of it.
+/// What a watch tells of side records.
 #[derive(Debug)]
-pub(super) struct Heard {
-    slot: u8,
-    seq: Seq,
-    /// Handed over and not taken on; none if it stands otherwise, or is gone.
-    handed: Option<(Rev, Side)>,
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one, and each is there for a moment"
+)]
+pub(super) enum Heard {
+    /// It begins, and tells of all that there are: what it does not tell of is gone.
+    Anew,
+    Stands {
+        slot: u8,
+        seq: Seq,
+        /// Handed over and not taken on; none if it stands otherwise, or is gone.
+        handed: Option<(Rev, Side)>,
+    },
 }
 
 /// What was handed over, as far as it was heard of.
@@ -118,6 +126,9 @@ pub(super) async fn next(handovers: &mut Option<Handovers>) -> Heard {
 async fn watch(store: &Store, prefix: &StateKey, tell: &mpsc::Sender<Heard>) -> Result<()> {
     let state = store.engine.state();
     let mut watch = state.watch(&store.bucket, Some(prefix), 0).await?;
+    if tell.send(Heard::Anew).await.is_err() {
+        return Ok(());
+    }
     loop {
         let (key, handed) = match watch.next().await? {
             Watched::CaughtUp(_) => continue,
@@ -132,7 +143,11 @@ async fn watch(store: &Store, prefix: &StateKey, tell: &mpsc::Sender<Heard>) -> 
         let Some((slot, seq)) = slot_and_seq(&key) else {
             continue;
         };
-        if tell.send(Heard { slot, seq, handed }).await.is_err() {
+        if tell
+            .send(Heard::Stands { slot, seq, handed })
+            .await
+            .is_err()
+        {
             return Ok(());
         }
     }
@@ -146,17 +161,22 @@ impl Member {
         own + open >= MAX_WAITING
     }
 
-    pub(super) fn heard_of_handover(&mut self, Heard { slot, seq, handed }: Heard) {
+    pub(super) fn heard_of_handover(&mut self, heard: Heard) {
         let Some(handovers) = &mut self.handovers else {
             return;
         };
-        match handed {
-            Some((rev, side)) => handovers.open.insert(seq, (slot, rev, side)),
-            None => {
-                handovers.dying.remove(&seq);
-                handovers.open.remove(&seq)
-            }
-        };
+        match heard {
+            Heard::Anew => handovers.open.clear(),
+            Heard::Stands { slot, seq, handed } => match handed {
+                Some((rev, side)) => {
+                    handovers.open.insert(seq, (slot, rev, side));
+                }
+                None => {
+                    handovers.dying.remove(&seq);
+                    handovers.open.remove(&seq);
+                }
+            },
+        }
     }
 
     /// Writes what failed under leases beside the main flow, as much as there is at once.

@@ -173,7 +173,13 @@ impl Member {
             Error::new(ErrorKind::Internal, "a part of the member failed").caused_by(error)
         })?;
         match done {
-            Done::Claim(layout, id, claimed) => self.claimed(layout, id, claimed?, now),
+            Done::Claim(layout, id, claimed) => {
+                self.claimed(layout, id, claimed?, now)?;
+                if !self.claims_are_under_way() {
+                    self.place.sides.forget();
+                }
+                Ok(())
+            }
             Done::Release(id, epoch, released) => {
                 released?;
                 // It may have become another one meanwhile, with the number of this.
