@@ -15,7 +15,7 @@ use super::members::{Common, Sharing};
 use super::scenario::Scenario;
 use super::world::{Life, World};
 use order::check_order;
-use repeats::check_repeats;
+use repeats::{check_repeats, check_twice_at_once};
 
 pub use repeats::Repeats;
 
@@ -94,6 +94,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Verdict {
         check_members(evidence, &mut found);
     }
     let repeats = check_repeats(evidence, &runs, &mut found);
+    check_twice_at_once(evidence, &runs, &mut found);
     Verdict {
         scenario: evidence.scenario.clone(),
         violations: found,

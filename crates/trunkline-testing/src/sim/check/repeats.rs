@@ -1,4 +1,4 @@
-//! What was done again although it had worked, and who is to blame.
+//! What was done again although it had worked, and who is to blame; and what was done twice at once.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::super::faults::Faults;
 use super::super::journal::{Ended, Run};
 use super::super::members::Sharing;
 use super::super::world::{End, Life};
-use super::{Evidence, Violation, by_event, life_of, violation};
+use super::{Evidence, Violation, by_event, end_of, life_of, violation};
 
 /// Runs of events whose handler had succeeded before, by what happened to the process of that run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,4 +81,27 @@ pub(super) fn check_repeats(
         }
     }
     repeats
+}
+
+/// Who has an event at work does not begin it again, whatever others have come to think of its lease.
+pub(super) fn check_twice_at_once(
+    evidence: &Evidence<'_>,
+    runs: &[Run],
+    found: &mut Vec<Violation>,
+) {
+    for runs in by_event(runs).values() {
+        for (index, run) in runs.iter().enumerate() {
+            let still = |other: &&&Run| {
+                (other.host, other.life) == (run.host, run.life)
+                    && end_of(evidence, other) > run.began
+            };
+            if let Some(other) = runs[..index].iter().find(still) {
+                let text = format!(
+                    "event {} began in a process that was at work on it since {:?}",
+                    run.n, other.began
+                );
+                found.push(violation("C1 each event to one member", Some(run), text));
+            }
+        }
+    }
 }

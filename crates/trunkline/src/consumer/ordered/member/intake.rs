@@ -21,7 +21,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use trunkline_core::engine::{
-    Batch, Credit, Delivery, Feed, Fetched, Settle, Settler, StoredEvent, Token,
+    Batch, Credit, Delivery, Feed, Fetched, Seq, Settle, Settler, StoredEvent, Token,
 };
 use trunkline_core::{Error, ErrorKind, Result};
 
@@ -52,6 +52,8 @@ pub(in crate::consumer) struct Intake {
     feed: Box<dyn Feed>,
     settler: Arc<dyn Settler>,
     fetched: Vec<Delivery>,
+    /// The highest sequence that has come.
+    highest: Seq,
     /// Queued, at work or being handed over.
     held: FxHashMap<Token, Leased>,
     held_bytes: usize,
@@ -92,6 +94,7 @@ impl Intake {
             feed,
             settler,
             fetched: Vec::new(),
+            highest: 0,
             held: FxHashMap::default(),
             held_bytes: 0,
             later: BTreeSet::new(),
@@ -242,19 +245,29 @@ impl Member {
         if intake.fetched.is_empty() {
             return;
         }
-        let mut queue = Vec::with_capacity(intake.fetched.len());
+        let mut queue: Vec<(Token, StoredEvent)> = Vec::with_capacity(intake.fetched.len());
         for delivery in std::mem::take(&mut intake.fetched) {
             let Delivery {
                 token,
                 event,
                 delivered_hint,
             } = delivery;
-            // What comes again although it is still at work here, its lease having ended, is for others:
-            // a handler that blocks its thread would block the next one too.
-            if delivered_hint > 1 && self.runs.runs_leased(token.seq) {
-                intake.later.insert((now + hand_on(delivered_hint), token));
-                continue;
+            // An engine that was killed may have forgotten that it comes again; its sequence tells.
+            if token.seq <= intake.highest {
+                // What is still at work here, its lease having ended, is for others: a handler that
+                // blocks its thread would block the next one too.
+                if self.runs.has_at_work(token.seq) {
+                    intake.later.insert((now + hand_on(delivered_hint), token));
+                    continue;
+                }
+                let waits = queue.extract_if(.., |(before, _)| before.seq == token.seq);
+                let mut before: Vec<Token> = waits.map(|(token, _)| token).collect();
+                before.extend(self.runs.drop_leased(token.seq));
+                for before in before {
+                    intake.take(before);
+                }
             }
+            intake.highest = intake.highest.max(token.seq);
             let leased = Leased {
                 event: event.clone(),
                 delivered_hint,

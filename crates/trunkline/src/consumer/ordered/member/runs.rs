@@ -40,6 +40,13 @@ pub(super) enum Which {
 }
 
 impl Which {
+    fn token(self) -> Option<Token> {
+        match self {
+            Self::Leased(token) => Some(token),
+            Self::Owned(_) => None,
+        }
+    }
+
     fn is_of(self, partition: u16) -> bool {
         matches!(self, Self::Owned(run) if run.partition == partition)
     }
@@ -249,36 +256,35 @@ impl Runs {
 
     /// Takes back what was leased and has not begun.
     pub(super) fn take_leased(&mut self) -> Vec<Token> {
-        let token = |turn: Turn| match turn.which {
-            Which::Leased(token) => Some(token),
-            Which::Owned(_) => None,
-        };
-        self.pool
-            .take_queue()
-            .into_iter()
-            .filter_map(token)
-            .collect()
+        let queue = self.pool.take_queue().into_iter();
+        queue.filter_map(|turn| turn.which.token()).collect()
     }
 
     /// Cancels what runs of deliveries whose leases have ended, and drops what waits of them.
     pub(super) fn lose_leased(&mut self, is_lost: impl Fn(Token) -> bool) {
         self.pool
-            .cancel(|turn| matches!(turn.which, Which::Leased(token) if is_lost(token)));
+            .cancel(|turn| turn.which.token().is_some_and(&is_lost));
     }
 
     /// Calls `each` with every delivery in hand whose lease is to be kept.
     pub(super) fn each_leased(&self, mut each: impl FnMut(Token)) {
         self.pool.each(|turn| {
-            if let Which::Leased(token) = turn.which {
+            if let Some(token) = turn.which.token() {
                 each(token);
             }
         });
     }
 
-    /// Whether an event runs that came under a lease.
-    pub(super) fn runs_leased(&self, seq: Seq) -> bool {
-        self.pool
-            .is_running(|turn| matches!(turn.which, Which::Leased(token) if token.seq == seq))
+    /// Whether a handler is at an event.
+    pub(super) fn has_at_work(&self, seq: Seq) -> bool {
+        self.pool.is_running(|turn| turn.run.seq == seq)
+    }
+
+    /// Drops what waits of an event that came under a lease, which has ended since.
+    pub(super) fn drop_leased(&mut self, seq: Seq) -> Vec<Token> {
+        let is_of = |turn: &Turn| turn.which.token().is_some_and(|token| token.seq == seq);
+        let dropped = self.pool.cancel(is_of).into_iter();
+        dropped.filter_map(|turn| turn.which.token()).collect()
     }
 
     pub(super) fn appetite(&self) -> Appetite {

@@ -209,24 +209,19 @@ impl Member {
             }
             Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
             Done::Burial(run, buried) => {
+                let Some(partition) = self.still_mine(run, now) else {
+                    return Ok(());
+                };
                 let Burial { ops, is_settled } = buried?;
-                match self.mine(run) {
-                    Some(partition) => {
-                        if is_settled {
-                            partition.let_go(run.seq, now)?;
-                        }
-                        partition.buried(run.seq, ops, now)
-                    }
-                    None => Ok(()),
+                if is_settled {
+                    partition.let_go(run.seq, now)?;
                 }
+                partition.buried(run.seq, ops, now)
             }
-            Done::Replayed(run, replayed) => {
-                let ops = replayed?;
-                match self.mine(run) {
-                    Some(partition) => partition.replayed(run.seq, ops, now),
-                    None => Ok(()),
-                }
-            }
+            Done::Replayed(run, replayed) => match self.still_mine(run, now) {
+                Some(partition) => partition.replayed(run.seq, replayed?, now),
+                None => Ok(()),
+            },
             Done::Told(batch, told) => self.told(batch, told, now),
             Done::Renewed(batch, renewed) => {
                 self.renewed(&batch, renewed);
@@ -240,7 +235,11 @@ impl Member {
                 if let Some(intake) = &mut self.intake {
                     intake.burying -= 1;
                 }
-                buried
+                match buried {
+                    // Somebody has it by now, and what was kept of it is gone.
+                    Err(error) if error.kind() == ErrorKind::Damaged => Ok(()),
+                    buried => buried,
+                }
             }
             Done::TakenOn(id, epoch, taken) => {
                 self.taken_on(id, epoch, taken?, now);
@@ -258,6 +257,13 @@ impl Member {
                 Ok(())
             }
         }
+    }
+
+    /// The partition of a run that is surely ours. What is read of another's may be half gone, because
+    /// its owner has come to the end of it; that is no fault of anybody.
+    fn still_mine(&mut self, run: RunId, now: Instant) -> Option<&mut Partition> {
+        let holds = self.place.lease.holds(now);
+        self.mine(run).filter(|_| holds)
     }
 
     fn written(&mut self, id: u16, epoch: Rev, owned: bool, now: Instant) -> Result<()> {
