@@ -33,11 +33,12 @@ use crate::topology::{fewer, too_few_servers};
 use crate::wire::Wire;
 
 /// For how long a deletion, or the end of a key's time, is told to who watches late. Every scan passes
-/// over the tombstones that there are. The server closes the connection of a client that has been
-/// silent for six minutes, so that no watch can be away for this long and not notice.
-const TOMBSTONE: Duration = Duration::from_secs(10 * 60);
+/// over the tombstones that there are. But it must not be short: when a tombstone has ended and the
+/// server is killed, it finds the values that the tombstone had replaced again, unless it has compacted
+/// the block that they were in.
+const TOMBSTONE: Duration = Duration::from_secs(24 * 60 * 60);
 /// For how long a watch relies on that: less by what it may take from looking until all is read.
-const TOLD: Duration = Duration::from_secs(9 * 60);
+const TOLD: Duration = Duration::from_secs(23 * 60 * 60);
 /// For how long the id of a commit is known.
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// Keys that one direct get may name.
