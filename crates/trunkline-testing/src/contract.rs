@@ -306,6 +306,8 @@ contract! { ($)
         "A handler that hangs is cancelled after its time-out, tried again, and given up by the policy";
     c7_a_handler_that_blocks_its_thread_is_reported_stuck in consume, Real, always: "C7"
         "A handler that blocks its thread is reported stuck, and its event goes to another member";
+    c7_a_key_whose_handler_blocks_goes_on_with_another_member in consume, Real, always: "C7"
+        "A key whose handler blocks its thread goes on with another member, in order";
     c8_a_crash_loop_is_given_up_and_its_neighbours_are_not in consume, Real, always: "C8"
         "An event that takes its process with it is given up after 5 starts; its neighbours are not, and no kill is a failure";
     c8_what_is_nobodys_fault_counts_for_nothing in consume, Virtual, always: "C8"

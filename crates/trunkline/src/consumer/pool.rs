@@ -457,6 +457,14 @@ impl<J: Job> Pool<J> {
         runs.any(|run| which(&run.job))
     }
 
+    /// Calls `each` with every job that was given up because its handler is stuck.
+    pub(super) fn each_stuck(&self, mut each: impl FnMut(&J)) {
+        let inner = self.common.inner.lock();
+        let runs = inner.slots.iter().filter_map(|slot| slot.run.as_ref());
+        runs.filter(|run| run.is_given_up)
+            .for_each(|run| each(&run.job));
+    }
+
     /// Calls `each` with every job in hand whose lease is to be kept.
     pub(super) fn each(&self, mut each: impl FnMut(&J)) {
         let inner = self.common.inner.lock();

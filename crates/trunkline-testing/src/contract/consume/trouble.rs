@@ -15,8 +15,9 @@ use trunkline::{Attempt, Breaker, ConsumerHandle, Retry, State};
 
 use super::super::Trial;
 use super::failure::{letters, story};
+use super::ordered::place;
 use super::{Seen, note, publish, watched};
-use crate::fixture::Noted;
+use crate::fixture::{Noted, OrderPlaced};
 use crate::{RunVerdict, TrackedSession};
 
 /// Looks at a member until it is as it should be.
@@ -72,26 +73,35 @@ pub(in crate::contract) async fn c7_a_handler_that_hangs_is_cancelled_and_retrie
     assert!(error.contains("300ms"), "{error}");
 }
 
+/// A handler that blocks its thread, as a driver without await would whose server does not answer; and
+/// what ends that, which is the end of the property at the latest. It does so once: what was given to
+/// its member while the thread was blocked may run when that goes on.
+fn blocking_once() -> (
+    blocking::Sender<()>,
+    impl Fn() + Clone + Send + Sync + 'static,
+) {
+    let (end, ends) = blocking::channel::<()>();
+    let ends = Arc::new(Mutex::new(Some(ends)));
+    let block = move || {
+        let once = ends.lock().take();
+        if let Some(ends) = once {
+            let _ = ends.recv();
+        }
+    };
+    (end, block)
+}
+
 pub(in crate::contract) async fn c7_a_handler_that_blocks_its_thread_is_reported_stuck(
     trial: Trial,
 ) {
     let second = trial.bus().await;
     let mut handled = watched(&second);
-    let ((end, ends), ack_wait) = (blocking::channel::<()>(), Duration::from_secs(1));
-    let ends = Arc::new(Mutex::new(Some(ends)));
+    let ((end, block), ack_wait) = (blocking_once(), Duration::from_secs(1));
     let blocks = move |_: Noted| {
-        let ends = Arc::clone(&ends);
-        async move {
-            // As a driver without await would, whose server does not answer, once: what was given to
-            // this member while its thread was blocked may run when that goes on. It ends with the
-            // property at the latest.
-            let once = ends.lock().take();
-            if let Some(ends) = once {
-                let _ = ends.recv();
-            }
-        }
+        let block = block.clone();
+        async move { block() }
     };
-    let elsewhere = Elsewhere::default();
+    let elsewhere = Elsewhere::with_threads(1);
     let connecting = trial.clone();
     let (first, handle) = elsewhere
         .run(async move {
@@ -127,21 +137,71 @@ pub(in crate::contract) async fn c7_a_handler_that_blocks_its_thread_is_reported
     assert_eq!(letters(&trial.bus().await, 0).await.len(), 0);
 }
 
+pub(in crate::contract) async fn c7_a_key_whose_handler_blocks_goes_on_with_another_member(
+    trial: Trial,
+) {
+    let second = trial.bus().await;
+    let (end, block) = blocking_once();
+    let blocks = move |_: OrderPlaced| {
+        let block = block.clone();
+        async move { block() }
+    };
+    // Only the handler's thread is blocked: the member goes on to say that it lives.
+    let elsewhere = Elsewhere::with_threads(2);
+    let connecting = trial.clone();
+    let (first, handle) = elsewhere
+        .run(async move {
+            let bus = connecting.bus().await;
+            let consumer = bus.consumer("blocked").time_out(Duration::from_millis(100));
+            let handle = consumer.on(blocks).start().await.unwrap();
+            (bus, handle)
+        })
+        .await;
+    place(&second, 1, 0..2).await;
+    until(&handle, |health| health.running == 1).await;
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handler = move |order: OrderPlaced| {
+        let seen = seen.clone();
+        async move {
+            let _ = seen.send(order.n);
+        }
+    };
+    let consumer = second.consumer("blocked").on(handler);
+    let other = consumer.start().await.unwrap();
+    // Both in order, although the first may still be at work where it is stuck.
+    assert_eq!(handled.recv().await, Some(0));
+    assert_eq!(handled.recv().await, Some(1));
+    let health = handle.health();
+    assert!(!health.is_well());
+    assert_eq!((health.running, health.stuck[0].seq), (1, 1));
+    end.send(()).unwrap();
+    until(&handle, |health| health.is_well() && health.running == 0).await;
+    // What it came to in the end was told to nobody: the key is the other's.
+    place(&second, 1, 2..3).await;
+    assert_eq!(handled.recv().await, Some(2));
+    let report = elsewhere.run(async move { handle.stop().await }).await;
+    assert_eq!((report.cancelled, report.stuck), (0, 0), "{report:?}");
+    elsewhere
+        .run(async move { first.close().await.unwrap() })
+        .await;
+    assert!(other.is_running());
+    second.close().await.unwrap();
+    assert_eq!(letters(&trial.bus().await, 0).await.len(), 0);
+}
+
 /// Threads of their own, as another process has: one that is blocked may hold up all that share a
 /// runtime with it, timers included.
 struct Elsewhere(Option<tokio::runtime::Runtime>);
 
-impl Default for Elsewhere {
-    fn default() -> Self {
+impl Elsewhere {
+    fn with_threads(threads: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(threads)
             .enable_all()
             .build();
         Self(Some(runtime.expect("a runtime")))
     }
-}
 
-impl Elsewhere {
     async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let runtime = self.0.as_ref().expect("it is there until it is dropped");
         runtime.spawn(work).await.unwrap()

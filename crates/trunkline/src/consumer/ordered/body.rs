@@ -8,11 +8,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use trunkline_core::engine::{Bucket, Credit, Engine, Expectation, Op, Seq, StateKey, StoredEvent};
+use trunkline_core::engine::{Credit, Expectation, Op, Position, Seq, StateKey, StoredEvent};
 use trunkline_core::wire::Body;
 use trunkline_core::{Error, ErrorKind, Headers, Result, Subject, Timestamp};
 
-use super::record::Keys;
+use super::claim::Place;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -77,18 +77,35 @@ fn decode(pieces: &[Bytes]) -> Option<StoredEvent> {
     })
 }
 
-/// Reads an event back.
+/// Reads an event back; from the stream if not all of its pieces are there.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] when pieces are missing or are none, and the engine's own.
+/// [`ErrorKind::Damaged`] when it is in neither, and the engine's own.
 pub(super) async fn load(
-    engine: &dyn Engine,
-    bucket: &Bucket,
-    keys: &Keys,
+    place: &Place,
     generation: u64,
     seq: Seq,
     pieces: usize,
 ) -> Result<StoredEvent> {
+    match load_pieces(place, generation, seq, pieces).await {
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            let from = Position::Seq(seq);
+            let log = place.store.engine.log();
+            let page = log.read(&place.stream, from, &[], Credit::items(1)).await?;
+            let mut events = page.events.into_iter();
+            events.find(|event| event.seq == seq).ok_or(error)
+        }
+        loaded => loaded,
+    }
+}
+
+async fn load_pieces(
+    place: &Place,
+    generation: u64,
+    seq: Seq,
+    pieces: usize,
+) -> Result<StoredEvent> {
+    let (engine, bucket, keys) = (&place.store.engine, &place.store.bucket, &place.keys);
     let prefix = keys.body(generation, seq)?;
     let (mut found, mut after) = (Vec::with_capacity(pieces), None);
     loop {

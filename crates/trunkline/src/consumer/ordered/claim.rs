@@ -244,20 +244,22 @@ impl Place {
         Ok(known != Known::Conflict)
     }
 
-    /// Gives a partition up in good order; its progress goes with it.
+    /// Gives a partition up; its progress goes with it. It is abandoned if something of it may still be
+    /// at work.
     pub(super) async fn release(
         &self,
         layout: Layout,
         partition: u16,
         epoch: Rev,
         progress: &Progress,
+        abandoned: bool,
     ) -> Result<()> {
         let id = Store::commit_id();
         let owner = Owner {
             state: Ownership::Released,
             member: self.me.clone(),
             claim: id.clone(),
-            abandoned: false,
+            abandoned,
         };
         let ops = vec![
             Op::Put {
@@ -304,7 +306,8 @@ pub(super) async fn define(
             return Err(Error::new(
                 ErrorKind::Drift,
                 "the consumer's members share its events otherwise: all of them handle keys in order, or all say \
-                 `.unordered()`; to change that, stop them and reset the consumer",
+                 `.unordered()`; to change that, give the consumer another name, or stop them and delete it, which forgets \
+                 how far it got",
             ));
         }
         let grown = definition.add(filters)?;

@@ -142,13 +142,15 @@ pub(in crate::consumer) fn is_abandoned<'a>(
     owner: impl Fn(Layout, u16) -> Option<&'a Owner>,
 ) -> bool {
     let layout = definition.layout();
-    match owner(layout, partition).map(|owner| owner.state) {
-        Some(Ownership::Owned) => true,
-        Some(Ownership::Released) => false,
-        Some(Ownership::Closed) | None => definition.earlier().next_back().is_some_and(|last| {
-            last.sharing(layout, partition)
-                .any(|one| owner(last, one).is_some_and(|owner| owner.abandoned))
-        }),
+    match owner(layout, partition).map(|owner| (owner.state, owner.abandoned)) {
+        Some((Ownership::Owned, _)) => true,
+        Some((Ownership::Released, abandoned)) => abandoned,
+        Some((Ownership::Closed, _)) | None => {
+            definition.earlier().next_back().is_some_and(|last| {
+                last.sharing(layout, partition)
+                    .any(|one| owner(last, one).is_some_and(|owner| owner.abandoned))
+            })
+        }
     }
 }
 

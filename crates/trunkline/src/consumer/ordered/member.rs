@@ -18,7 +18,7 @@ use smol_str::format_smolstr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use trunkline_core::engine::{ConsumerRef, Gap, Page, Position, Rev, Seq};
+use trunkline_core::engine::{ConsumerRef, Credit, Gap, Page, Position, Rev, Seq};
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result, key};
 
 use super::super::partitions::{PARTITIONS, SHARED_PARTITIONS};
@@ -27,10 +27,10 @@ use super::claim::{Place, define};
 use super::gauge::Keeper;
 use super::membership::{Membership, Says};
 use super::partition::Partition;
-use super::reader::{Read, Reader};
+use super::reader::{BATCH, Read, Reader};
 use super::record::{Definition, Keys, Layout, Mode};
 use super::store::Store;
-use crate::consumer::pool::Vitals;
+use crate::consumer::pool::{Appetite, Vitals};
 use crate::handler::MemberContext;
 use handovers::Handovers;
 pub(in crate::consumer) use intake::Intake;
@@ -51,7 +51,7 @@ pub(in crate::consumer) async fn start(
     filters: &[Filter],
     from: Position,
 ) -> Result<Seq> {
-    let one = trunkline_core::engine::Credit::items(1);
+    let one = Credit::items(1);
     let log = store.engine.log();
     match from {
         Position::First => Ok(1),
@@ -97,7 +97,7 @@ pub(in crate::consumer) struct Member {
     /// Not before then is the stream read again: it failed a moment ago.
     read_from: Instant,
     /// Whether a stretch is being read for partitions that fell behind.
-    catching_up: bool,
+    catching_up: Option<Credit>,
     tasks: JoinSet<Done>,
     /// Dead letters that operators want to be run again, who tells of them, and what was told last.
     asked: BTreeMap<Seq, Asked>,
@@ -210,7 +210,7 @@ impl Member {
             handovers: None,
             reader: Reader::new(),
             read_from: Instant::now(),
-            catching_up: false,
+            catching_up: None,
             tasks: JoinSet::new(),
             asked: BTreeMap::new(),
             requests: None,
@@ -258,7 +258,8 @@ impl Member {
             looks = false;
             self.step(now)?;
             let due = self.next_due().into_iter().chain([look]).min();
-            let reads = self.wants_events();
+            let room = self.room();
+            let reads = room.items > 0 && self.wants_events();
             let from = self.read_next();
             let lapse = self.lapse_due();
             let credit = self.credit(now);
@@ -287,7 +288,7 @@ impl Member {
                 fetched = intake::fetch(&mut self.intake, credit) => {
                     self.came(fetched, Instant::now())?;
                 }
-                read = self.reader.next(&self.place, &self.filters, from), if reads => {
+                read = self.reader.next(&self.place, &self.filters, from, room), if reads => {
                     self.read(read, Instant::now())?;
                 }
             }
@@ -322,7 +323,7 @@ impl Member {
     /// Everything that can be done without waiting.
     fn step(&mut self, now: Instant) -> Result<()> {
         for partition in self.partitions.values_mut() {
-            partition.wake(now);
+            partition.wake(now)?;
         }
         self.outlast(now)?;
         self.serve_replays();
@@ -386,10 +387,8 @@ impl Member {
             .is_none_or(|definition| !definition.paused.is_empty())
     }
 
-    /// Whether to read on: there is somebody to read for, and room.
+    /// Whether to read on: there is somebody to read for.
     fn wants_events(&self) -> bool {
-        let held: usize = self.partitions.values().map(Partition::held_bytes).sum();
-        let (_, window) = self.control.borrow().window();
         let mut readers = self
             .partitions
             .values()
@@ -398,8 +397,38 @@ impl Member {
             && !self.is_paused()
             && !self.claims_are_under_way()
             && Instant::now() >= self.read_from
-            && held < window
             && (readers.any(Partition::has_room))
+    }
+
+    /// How much to read: what the windows leave, and nothing while the breaker is open or what is given
+    /// up cannot be stored. A read gives one
+    /// event even if that is larger than the credit, so the largest that there may be must fit, or be
+    /// alone.
+    fn room(&self) -> Credit {
+        let none = Credit { items: 0, bytes: 0 };
+        // What is on its way to partitions that lag is as good as held.
+        let Credit {
+            items: mut held,
+            bytes: mut held_bytes,
+        } = self.catching_up.unwrap_or(none);
+        for partition in self.partitions.values() {
+            held += partition.held_events();
+            held_bytes += partition.held_bytes();
+        }
+        let control = self.control.borrow();
+        let window = control.window_events.unwrap_or(usize::MAX);
+        let room = Credit {
+            items: BATCH.items.min(window.saturating_sub(held)),
+            bytes: BATCH
+                .bytes
+                .min(control.window_bytes.saturating_sub(held_bytes)),
+        };
+        let largest = self.shared.bus.inner.engine.limits().max_message;
+        let fits = held == 0 || room.bytes >= largest.min(BATCH.bytes);
+        match self.runs.appetite() {
+            Appetite::Any | Appetite::One if fits && room.bytes > 0 && self.shared.buries() => room,
+            _ => none,
+        }
     }
 
     /// Where the reader has to begin, if it is to be opened.
@@ -498,16 +527,23 @@ impl Member {
 
     /// Reads a stretch for partitions that fell behind and have room again.
     fn catch_up(&mut self) {
-        if self.catching_up || self.is_paused() || !self.reader.is_open() {
+        if self.catching_up.is_some() || self.is_paused() || !self.reader.is_open() {
+            return;
+        }
+        let room = self.room();
+        if room.items == 0 {
             return;
         }
         let behind = |one: &&Partition| one.lagging && !one.stopping && one.has_much_room();
         let starts = self.partitions.values().filter(behind);
         if let Some(from) = starts.map(|one| one.cursor().read() + 1).min() {
-            self.catching_up = true;
+            self.catching_up = Some(room);
             let (place, filters) = (Arc::clone(&self.place), Arc::clone(&self.filters));
             self.tasks.spawn(async move {
-                Done::Page(from, super::reader::page(&place, &filters, from).await)
+                Done::Page(
+                    from,
+                    super::reader::page(&place, &filters, from, room).await,
+                )
             });
         }
     }

@@ -10,7 +10,7 @@
 //!                          │                 │ failed, or long at work, or a suspect
 //!                          │ its key has     ▼
 //!                          └──────────────► side record: following → waiting → running
-//!                            a side record        │ given up             │ done: removed
+//!                            one for long         │ given up             │ done: removed
 //!                                                 ▼                      ▼
 //!                                            dying → dead letter    next of its key
 //! ```
@@ -37,7 +37,7 @@ use trunkline_core::{Result, Timestamp};
 use super::cursor::Cursor;
 use super::earlier::Earlier;
 use super::record::{Keys, Layout, Progress, Side, SideState, millis};
-use lane::Lanes;
+use lane::{Lanes, PARKED_AFTER};
 use write::Change;
 
 pub(super) use lane::Lane;
@@ -138,6 +138,8 @@ pub(super) struct Partition {
     /// What may start, in the order in which it may.
     ready: VecDeque<Seq>,
     due: BTreeSet<(Instant, Seq)>,
+    /// When what follows side records of a key is to join them.
+    parking: VecDeque<(Instant, Lane)>,
     /// What was started and has not ended, runs that wait for their write included.
     running: usize,
     staged: VecDeque<Change>,
@@ -184,10 +186,12 @@ impl Partition {
         let reads = claimed.reads;
         let mut cursor = Cursor::new(&claimed.progress);
         let mut lanes = Lanes::default();
-        let mut sides = FxHashMap::default();
+        let (mut sides, mut parking) = (FxHashMap::default(), VecDeque::new());
         for (seq, side, _) in &claimed.sides {
             let lane = Lane::new(side.key.clone(), *seq);
-            lanes.put_beside(&lane, *seq);
+            if lanes.put_beside(&lane, *seq, now) {
+                parking.push_back((now + PARKED_AFTER, lane.clone()));
+            }
             if reads {
                 cursor.settle(*seq);
             }
@@ -216,6 +220,7 @@ impl Partition {
             sides,
             ready: VecDeque::new(),
             due: BTreeSet::new(),
+            parking,
             running: 0,
             staged: VecDeque::new(),
             writing: None,
@@ -268,6 +273,11 @@ impl Partition {
         self.sides.len()
     }
 
+    /// Events of the main flow that it has and that are not done.
+    pub(super) fn held_events(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -308,9 +318,9 @@ impl Partition {
         if matches!(lane, Lane::Alone(_)) {
             self.cursor.counts.unkeyed += 1;
         }
-        if self.lanes.is_beside(&lane) {
-            self.put_beside(&event, &lane, Then::Nothing, now, |_| {})?;
-            return Ok(());
+        if self.lanes.is_to_park(&lane, now) {
+            self.park(&lane, now)?;
+            return self.put_beside(&event, &lane, Then::Nothing, now, |_| {});
         }
         self.held_bytes += event.body.rough_bytes();
         self.lanes.push(&lane, seq);
@@ -351,14 +361,20 @@ impl Partition {
         }
     }
 
-    /// What is due by now may start.
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// What is due by now may start, and what has followed others for long joins them.
+    pub(super) fn wake(&mut self, now: Instant) -> Result<()> {
+        while let Some((_, lane)) = self.parking.pop_front_if(|(due, _)| *due <= now) {
+            if self.lanes.is_to_park(&lane, now) {
+                self.park(&lane, now)?;
+            }
+        }
         while let Some(first) = self.due.first().copied()
             && first.0 <= now
         {
             self.due.pop_first();
             self.ready.push_front(first.1);
         }
+        Ok(())
     }
 
     /// What may start now, and whether it must have the member for itself.
@@ -496,11 +512,12 @@ impl Partition {
         self.stopping = true;
         self.ready.clear();
         self.due.clear();
+        self.parking.clear();
     }
 
-    /// Whether nothing runs and nothing is to be written any more.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.running == 0
+    /// Whether nothing runs but what is stuck, and nothing is to be written any more.
+    pub(super) fn is_quiet_but_for(&self, stuck: usize) -> bool {
+        self.running == stuck
             && self.staged.is_empty()
             && self.writing.is_none()
             && self.dirty_since.is_none()

@@ -5,8 +5,8 @@ use trunkline_core::{Error, Filter, Result};
 
 use super::claim::Place;
 
-/// What is taken from the reader at once.
-const BATCH: Credit = Credit {
+/// What is taken from the reader at once, at most.
+pub(super) const BATCH: Credit = Credit {
     items: 1_000,
     bytes: 4 << 20,
 };
@@ -50,11 +50,18 @@ impl Reader {
         self.follow = None;
     }
 
-    /// Waits for what comes next; opens itself at `from` if it is not open.
+    /// Waits for what comes next, as much as there is room for; opens itself at `from` if it is not
+    /// open.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) async fn next(&mut self, place: &Place, filters: &[Filter], from: Seq) -> Read {
+    pub(super) async fn next(
+        &mut self,
+        place: &Place,
+        filters: &[Filter],
+        from: Seq,
+        room: Credit,
+    ) -> Read {
         let Some(follow) = &mut self.follow else {
             let log = place.store.engine.log();
             return match log
@@ -69,7 +76,7 @@ impl Reader {
                 Err(error) => Read::Failed(error),
             };
         };
-        match follow.next(BATCH, &mut self.batch).await {
+        match follow.next(room, &mut self.batch).await {
             Ok(Followed::Events { .. }) => {
                 self.at = self.batch.last().map_or(self.at, |event| event.seq + 1);
                 Read::Events
@@ -93,11 +100,12 @@ pub(super) async fn page(
     place: &Place,
     filters: &[Filter],
     from: Seq,
+    room: Credit,
 ) -> Result<trunkline_core::engine::Page> {
     place
         .store
         .engine
         .log()
-        .read(&place.stream, Position::Seq(from), filters, BATCH)
+        .read(&place.stream, Position::Seq(from), filters, room)
         .await
 }

@@ -203,7 +203,8 @@ pub(in crate::consumer) struct Owner {
     pub(in crate::consumer) member: SmolStr,
     /// The commit that made it so, by which a claim whose answer was lost knows itself again.
     pub(in crate::consumer) claim: SmolStr,
-    /// Of one that is closed: whether it had an owner by then, who may have been running anything.
+    /// Of one that is closed: whether it had an owner by then, who may have been running anything. Of
+    /// one that was released: whether a handler of it was stuck.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::consumer) abandoned: bool,
 }

@@ -4,6 +4,7 @@
 //! touch nothing else; whoever owns the partition of the event does the rest under its fence.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -402,6 +403,22 @@ async fn again(
     Ok(Burial { ops, is_settled })
 }
 
+/// A dead letter that cannot be stored, as long as this lives.
+struct Unburied<'a>(&'a AtomicUsize);
+
+impl<'a> Unburied<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.unburied.fetch_add(1, Ordering::Relaxed);
+        Self(&shared.unburied)
+    }
+}
+
+impl Drop for Unburied<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Stores the entry; the change that lists it.
 pub(super) async fn bury(
     shared: &Shared,
@@ -411,17 +428,8 @@ pub(super) async fn bury(
     (seq, at_least): (Seq, Rev),
     side: &Side,
 ) -> Result<Burial> {
-    let (inner, store, name) = (&shared.bus.inner, &place.store, &shared.name);
-    let load = || {
-        body::load(
-            &*store.engine,
-            &store.bucket,
-            &place.keys,
-            layout.generation,
-            seq,
-            side.pieces,
-        )
-    };
+    let (inner, name) = (&shared.bus.inner, &shared.name);
+    let load = || body::load(place, layout.generation, seq, side.pieces);
     let event = persist_written(load).await?;
     let envelope = inner.settings.decoding.stored(&place.stream, &event).ok();
     let now = inner.clock.now();
@@ -452,14 +460,15 @@ pub(super) async fn bury(
         headers: event.headers.clone(),
         body: event.body.clone(),
     };
-    let mut pause = PAUSE;
+    let (mut pause, mut unburied) = (PAUSE, None);
     let (subject, stored) = loop {
         match dead_letter::bury(inner, &entry).await {
             Ok(buried) => break buried,
             Err(error) => {
+                unburied.get_or_insert_with(|| Unburied::new(shared));
                 tracing::error!(
                     consumer = %name, stream = %inner.settings.dead_letters, %error, again_in = ?pause,
-                    "a dead letter cannot be stored"
+                    "a dead letter cannot be stored; nothing is fetched until it is"
                 );
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
@@ -517,7 +526,9 @@ pub(super) async fn write(
 
 /// Reads what this owner has written, perhaps a moment ago. Only after several looks it counts as damaged:
 /// what answers may be a copy that lags and does not have it yet.
-async fn persist_written<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F) -> Result<T> {
+pub(super) async fn persist_written<T, F: Future<Output = Result<T>>>(
+    read: impl Fn() -> F,
+) -> Result<T> {
     for _ in 1..LOOKS {
         match persist(&read).await {
             Err(error) if error.kind() == ErrorKind::Damaged => tokio::time::sleep(PAUSE).await,

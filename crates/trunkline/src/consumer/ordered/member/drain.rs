@@ -39,12 +39,10 @@ impl Member {
                 let _ = self.ran((Which::Owned(run), Ran::Cancelled), Instant::now());
             }
         }
-        if self.intake.is_some() {
-            self.report.stuck = self.runs.cancel_all(Instant::now() + LAST_AWAIT).await;
-            let _ = self.take_ran();
-            // What it was about to hand on comes back from there.
-            self.report.given_back += self.put_back_later();
-        }
+        self.report.stuck = self.runs.cancel_all(Instant::now() + LAST_AWAIT).await;
+        let _ = self.take_ran();
+        // What it was about to hand on comes back from there.
+        self.report.given_back += self.put_back_later();
         let end = Instant::now() + LAST_WORDS;
         if timeout_at(end, self.settle(true)).await.is_err() {
             tracing::warn!(

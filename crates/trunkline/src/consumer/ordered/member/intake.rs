@@ -187,6 +187,7 @@ impl Member {
             || now < intake.fetch_from
             || intake.later.len() >= MAX_LATER
             || self.handovers_are_full()
+            || !self.shared.buries()
         {
             return none;
         }

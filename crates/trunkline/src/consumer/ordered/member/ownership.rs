@@ -13,6 +13,7 @@ use super::super::assign::{self, advise};
 use super::super::claim::Free;
 use super::super::earlier::is_abandoned;
 use super::super::membership::{Says, View};
+use super::super::partition::Partition;
 use super::super::record::{Layout, Mode, Ownership};
 use super::Member;
 use super::burials::Gone;
@@ -162,6 +163,20 @@ impl Member {
             .any(|hold| matches!(hold, Hold::Claiming(_)))
     }
 
+    /// Gives up the partitions whose handlers are stuck. Their keys would stay closed for as long as
+    /// this process lives; who is next counts what was running as started.
+    fn resign_stuck(&mut self) {
+        for run in self.runs.stuck() {
+            if let Some(partition) = self.mine(run).filter(|one| !one.stopping) {
+                partition.stop();
+                tracing::warn!(
+                    consumer = %self.shared.name, stream = %self.place.stream, partition = run.partition,
+                    seq = run.seq, "a partition is given up because a handler of it is stuck"
+                );
+            }
+        }
+    }
+
     /// Claims what it should own and gives up what others should.
     pub(super) fn own(&mut self, now: Instant) -> Result<()> {
         let view = self.membership.view.borrow().clone();
@@ -198,6 +213,7 @@ impl Member {
                 self.claim(&view, layout, id)?;
             }
         }
+        self.resign_stuck();
         self.forget_holds(&advice.spare, &advice.release, now);
         for id in advice.spare {
             match self.holds.get(&id) {
@@ -295,8 +311,11 @@ impl Member {
             {
                 assign::Seen::Owned(SmolStr::default())
             }
-            // What was started for any key of it before the consumer was divided may be stuck here.
-            _ if self.runs_since_before(layout, id) => assign::Seen::Owned(me.clone()),
+            // What was started for any key of it may be stuck here, also since before the consumer was
+            // divided.
+            _ if self.runs.has_any_of(id) || self.runs_since_before(layout, id) => {
+                assign::Seen::Owned(me.clone())
+            }
             _ => assign::Seen::Free,
         }
     }
@@ -378,7 +397,7 @@ impl Member {
             Some(Hold::Claiming(number)) if number == lease.number() && lease.holds(now) => {}
             _ => return Ok(()),
         }
-        let mut partition = super::Partition::new(
+        let mut partition = Partition::new(
             id,
             self.place.keys.clone(),
             layout,
@@ -414,22 +433,31 @@ impl Member {
 
     /// Writes down that partitions are given up in which nothing is left to do.
     pub(super) fn release_quiet(&mut self, layout: Layout) {
-        let quiet: Vec<u16> = self
+        let stuck = self.runs.stuck();
+        let stuck_of = |one: &Partition| {
+            let of = |run: &&RunId| run.partition == one.id && run.epoch == one.epoch;
+            stuck.iter().filter(of).count()
+        };
+        let quiet: Vec<(u16, usize)> = self
             .partitions
             .values()
-            .filter(|one| one.stopping && one.is_quiet())
-            .map(|one| one.id)
+            .map(|one| (one, stuck_of(one)))
+            .filter(|(one, stuck)| one.stopping && one.is_quiet_but_for(*stuck))
+            .map(|(one, stuck)| (one.id, stuck))
             .collect();
-        for id in quiet {
-            if matches!(self.holds.get(&id), Some(Hold::Releasing)) || self.runs.has_any_of(id) {
+        for (id, stuck) in quiet {
+            if matches!(self.holds.get(&id), Some(Hold::Releasing))
+                || self.runs.count_of(id) > stuck
+            {
                 continue;
             }
             if let Some(partition) = self.partitions.get(&id) {
                 self.holds.insert(id, Hold::Releasing);
                 let (place, epoch) = (Arc::clone(&self.place), partition.epoch);
-                let progress = partition.progress();
+                let (progress, abandoned) = (partition.progress(), stuck > 0);
                 self.tasks.spawn(async move {
-                    let released = place.release(layout, id, epoch, &progress).await;
+                    let release = place.release(layout, id, epoch, &progress, abandoned);
+                    let released = release.await;
                     Done::Release(id, epoch, released)
                 });
             }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use trunkline_core::Name;
 use trunkline_core::engine::{Rev, Seq, StoredEvent, Token};
+use trunkline_core::{ErrorKind, Name};
 
 use super::super::body;
 use super::super::claim::Place;
 use super::super::partition::{Run, Start};
 use super::PAUSE;
+use super::burials::persist_written;
 use crate::consumer::pool::{Appetite, Ended, Job, Pool, Vitals};
 use crate::consumer::{Control, Shared, turn};
 use crate::failure::{Disposition, Failure};
@@ -91,20 +92,14 @@ impl Job for Turn {
         let event = match known.get() {
             Some(event) => event,
             None => {
-                let (store, keys) = (&place.store, &place.keys);
-                let (generation, seq) = (run.generation, run.seq);
-                let loaded = body::load(
-                    &*store.engine,
-                    &store.bucket,
-                    keys,
-                    generation,
-                    seq,
-                    run.pieces,
-                )
-                .await;
-                let unread =
-                    |error| Failure::new(Disposition::Throttled(PAUSE), "unreadable", error);
-                let loaded = loaded.map_err(unread)?;
+                let load = || body::load(place, run.generation, run.seq, run.pieces);
+                let loaded = persist_written(load).await.map_err(|error| {
+                    let disposition = match error.kind() {
+                        ErrorKind::Damaged => Disposition::Permanent,
+                        _ => Disposition::Throttled(PAUSE),
+                    };
+                    Failure::new(disposition, "unreadable", error)
+                })?;
                 known.get_or_init(|| loaded)
             }
         };
@@ -218,7 +213,24 @@ impl Runs {
 
     /// Whether anything of a partition runs, or has been cancelled and has not ended yet.
     pub(super) fn has_any_of(&self, partition: u16) -> bool {
-        self.running.iter().any(|run| run.partition == partition)
+        self.count_of(partition) > 0
+    }
+
+    /// How much of a partition runs, or has been cancelled and has not ended yet.
+    pub(super) fn count_of(&self, partition: u16) -> usize {
+        let of = |run: &&RunId| run.partition == partition;
+        self.running.iter().filter(of).count()
+    }
+
+    /// The runs of partitions whose handlers are stuck.
+    pub(super) fn stuck(&self) -> Vec<RunId> {
+        let mut stuck = Vec::new();
+        self.pool.each_stuck(|turn| {
+            if let Which::Owned(run) = turn.which {
+                stuck.push(run);
+            }
+        });
+        stuck
     }
 
     /// Uses a permit for what a partition started, or gives it back.

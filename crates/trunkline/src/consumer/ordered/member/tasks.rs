@@ -194,7 +194,7 @@ impl Member {
                 swept
             }
             Done::Page(from, page) => {
-                self.catching_up = false;
+                self.catching_up = None;
                 match page {
                     Ok(page) => self.caught_up(from, &page, now),
                     Err(error) if error.retryable() => {
@@ -209,10 +209,24 @@ impl Member {
             }
             Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
             Done::Burial(run, buried) => {
+                let name = self.shared.name.clone();
                 let Some(partition) = self.still_mine(run, now) else {
                     return Ok(());
                 };
-                let Burial { ops, is_settled } = buried?;
+                let Burial { ops, is_settled } = match buried {
+                    // To end here would be to end whenever the consumer is started.
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
+                        tracing::error!(
+                            consumer = %name, seq = run.seq, %error,
+                            "what was given up is nowhere any more, so there is no dead letter of it"
+                        );
+                        Burial {
+                            ops: Vec::new(),
+                            is_settled: true,
+                        }
+                    }
+                    buried => buried?,
+                };
                 if is_settled {
                     partition.let_go(run.seq, now)?;
                 }

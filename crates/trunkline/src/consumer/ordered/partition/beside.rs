@@ -11,7 +11,7 @@ use trunkline_core::engine::{Op, Seq, StoredEvent};
 
 use super::super::body;
 use super::super::record::{Record as _, Side, SideState, millis};
-use super::lane::Lane;
+use super::lane::{Lane, PARKED_AFTER};
 use super::write::{Change, Then};
 use super::{Beside, Ended, Fault, Partition};
 
@@ -32,7 +32,7 @@ impl Partition {
             ..side
         };
         let lane = Lane::new(side.key.clone(), seq);
-        self.lanes.put_beside(&lane, seq);
+        self.join_beside(&lane, seq, now);
         let beside = Beside {
             side: side.clone(),
             lane,
@@ -203,12 +203,7 @@ impl Partition {
         }
         let lane = Lane::new(key, event.seq);
         // What is queued came before what will follow it beside the main flow, and goes there first.
-        for seq in self.lanes.take_queued(&lane) {
-            if let Some(held) = self.held.remove(&seq) {
-                self.held_bytes -= held.event.body.rough_bytes();
-                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
-            }
-        }
+        self.park(&lane, now)?;
         self.put_beside(event, &lane, Then::Nothing, now, |side| {
             side.replays = Some(entry);
         })?;
@@ -270,7 +265,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Makes a side record of an event of the main flow, and followers of what is queued behind it.
+    /// Makes a side record of an event of the main flow. What is queued behind it follows after a while.
     pub(super) fn leave_main_flow(
         &mut self,
         seq: Seq,
@@ -282,15 +277,26 @@ impl Partition {
             return Ok(());
         };
         self.held_bytes -= held.event.body.rough_bytes();
-        let queued = self.lanes.leave(&held.lane, seq);
-        self.put_beside(&held.event, &held.lane, then, now, say)?;
-        for seq in queued {
+        self.lanes.leave(&held.lane, seq);
+        self.put_beside(&held.event, &held.lane, then, now, say)
+    }
+
+    /// Makes followers of what is queued behind side records of its key.
+    pub(super) fn park(&mut self, lane: &Lane, now: Instant) -> Result<()> {
+        for seq in self.lanes.take_queued(lane) {
             if let Some(held) = self.held.remove(&seq) {
                 self.held_bytes -= held.event.body.rough_bytes();
-                self.put_beside(&held.event, &held.lane, Then::Nothing, now, |_| {})?;
+                self.put_beside(&held.event, lane, Then::Nothing, now, |_| {})?;
             }
         }
         Ok(())
+    }
+
+    /// A side record joins its key; if it is the first, what follows is looked after in time.
+    pub(super) fn join_beside(&mut self, lane: &Lane, seq: Seq, now: Instant) {
+        if self.lanes.put_beside(lane, seq, now) && !self.stopping {
+            self.parking.push_back((now + PARKED_AFTER, lane.clone()));
+        }
     }
 
     pub(super) fn put_beside(
@@ -305,7 +311,7 @@ impl Partition {
         let pieces = body::encode(event, self.max_value)?;
         let mut side = Side::new(lane.key(), pieces.len());
         say(&mut side);
-        self.lanes.put_beside(lane, seq);
+        self.join_beside(lane, seq, now);
         let beside = Beside {
             side,
             lane: lane.clone(),

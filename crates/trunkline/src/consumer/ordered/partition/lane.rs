@@ -1,9 +1,11 @@
 //! Lanes: the events of one key, one at a time and in order.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
+use tokio::time::Instant;
 use trunkline_core::engine::Seq;
 use trunkline_core::key;
 
@@ -44,10 +46,17 @@ pub(super) struct Lanes {
     lanes: FxHashMap<Lane, Queue>,
 }
 
+/// For how long what follows a side record of its key waits in memory. Most of what fails works a
+/// moment later, and then nothing of it was written.
+pub(super) const PARKED_AFTER: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Default)]
 struct Queue {
-    /// Its side records, in order. While there are any, all that follows joins them.
+    /// Its side records, in order. They come before what is queued, and after a while all that follows
+    /// joins them.
     beside: VecDeque<Seq>,
+    /// Since when there are any.
+    beside_since: Option<Instant>,
     /// Its events of the main flow, in order.
     queued: VecDeque<Seq>,
     /// What has come forward and is not done with: ready, running, waiting or dying.
@@ -55,11 +64,10 @@ struct Queue {
 }
 
 impl Lanes {
-    /// Whether what comes next has to go beside the main flow.
-    pub(super) fn is_beside(&self, lane: &Lane) -> bool {
-        self.lanes
-            .get(lane)
-            .is_some_and(|queue| !queue.beside.is_empty())
+    /// Whether what follows has waited in memory for long enough.
+    pub(super) fn is_to_park(&self, lane: &Lane, now: Instant) -> bool {
+        let since = self.lanes.get(lane).and_then(|queue| queue.beside_since);
+        since.is_some_and(|since| since + PARKED_AFTER <= now)
     }
 
     pub(super) fn push(&mut self, lane: &Lane, seq: Seq) {
@@ -67,14 +75,17 @@ impl Lanes {
     }
 
     /// Behind what is beside the main flow already; before it, if it has come forward, because it came
-    /// before all of that.
-    pub(super) fn put_beside(&mut self, lane: &Lane, seq: Seq) {
+    /// before all of that. Gives whether it is the only one.
+    pub(super) fn put_beside(&mut self, lane: &Lane, seq: Seq, now: Instant) -> bool {
         let queue = self.queue(lane);
+        let is_first = queue.beside_since.is_none();
+        queue.beside_since.get_or_insert(now);
         if queue.front == Some(seq) {
             queue.beside.push_front(seq);
         } else {
             queue.beside.push_back(seq);
         }
+        is_first
     }
 
     fn queue(&mut self, lane: &Lane) -> &mut Queue {
@@ -120,6 +131,9 @@ impl Lanes {
     pub(super) fn done(&mut self, lane: &Lane, seq: Seq) {
         if let Some(queue) = self.lanes.get_mut(lane) {
             queue.beside.retain(|beside| *beside != seq);
+            if queue.beside.is_empty() {
+                queue.beside_since = None;
+            }
             if queue.queued.front() == Some(&seq) {
                 queue.queued.pop_front();
             }
@@ -143,14 +157,10 @@ impl Lanes {
         queued
     }
 
-    /// This event leaves the main flow, and everything that was queued behind it with it: that is
-    /// what is answered. It stays the one that has come forward.
-    pub(super) fn leave(&mut self, lane: &Lane, seq: Seq) -> VecDeque<Seq> {
-        let Some(queue) = self.lanes.get_mut(lane) else {
-            return VecDeque::new();
-        };
-        let mut queued = std::mem::take(&mut queue.queued);
-        queued.retain(|queued| *queued != seq);
-        queued
+    /// This event leaves the main flow. It stays the one that has come forward.
+    pub(super) fn leave(&mut self, lane: &Lane, seq: Seq) {
+        if let Some(queue) = self.lanes.get_mut(lane) {
+            queue.queued.retain(|queued| *queued != seq);
+        }
     }
 }

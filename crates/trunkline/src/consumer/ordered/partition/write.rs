@@ -102,7 +102,8 @@ impl Partition {
             _ => None,
         };
         let due = self.due.first().map(|(due, _)| *due);
-        [write, due].into_iter().flatten().min()
+        let park = self.parking.front().map(|(due, _)| *due);
+        [write, due, park].into_iter().flatten().min()
     }
 
     /// The next write, if it is time for one and none is under way. `id` makes it known again.
