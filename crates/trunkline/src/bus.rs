@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) publish_layers: Vec<Arc<dyn PublishLayer>>,
     pub(crate) handle_layers: Vec<Arc<dyn HandleLayer>>,
     pub(crate) consumers: Mutex<Vec<ConsumerHandle>>,
+    /// Why the first member that ended by itself did.
+    pub(crate) failed: watch::Sender<Option<Error>>,
     /// Held while the bus drains and closes.
     pub(crate) closing: tokio::sync::Mutex<()>,
     states: RwLock<FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -90,6 +92,7 @@ impl Bus {
                 publish_layers,
                 handle_layers,
                 consumers: Mutex::default(),
+                failed: watch::Sender::default(),
                 closing: tokio::sync::Mutex::default(),
                 states: RwLock::default(),
                 destinations: RwLock::default(),

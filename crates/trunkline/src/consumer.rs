@@ -23,7 +23,7 @@ mod untyped;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -209,7 +209,7 @@ impl Consumer {
     }
 
     /// How many events this member holds at most, those that run included. Unless set: 256, or twice
-    /// the concurrency if that is more.
+    /// the concurrency if that is more; in key order 2 048 of each partition that the member owns.
     pub fn window_events(mut self, events: usize) -> Self {
         self.window_events = Some(events);
         self
@@ -350,19 +350,24 @@ impl Consumer {
             })?;
             let wanted = wanted.entry(stream.clone()).or_default();
             wanted.filters.push(filter);
+            if info.keyed && info.class == Class::Command {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "consumer {name} handles the command {:?}, which has a key: whoever is free handles a command, \
+                         in no order; take the key away, or make it an event",
+                        info.event_type
+                    ),
+                ));
+            }
             let has_order = info.keyed && info.class == Class::Durable;
             if self.sharing == Sharing::Ordered && !has_order {
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
                     format!(
-                        "consumer {name} is to keep the order of keys, and {:?} {}; give the type a key, or give \
-                         it a consumer of its own",
-                        info.event_type,
-                        if info.keyed {
-                            "is a command, which whoever is free handles"
-                        } else {
-                            "has no key"
-                        }
+                        "consumer {name} is to keep the order of keys, and {:?} has no key; give the type a key, or \
+                         give it a consumer of its own",
+                        info.event_type
                     ),
                 ));
             }
@@ -401,6 +406,7 @@ impl Consumer {
             idempotent,
             on_gap,
             hold_key,
+            unburied: AtomicUsize::new(0),
         });
         let control = watch::Sender::new(Control {
             stop: None,
@@ -422,7 +428,8 @@ impl Consumer {
         }
         let (report, ended) = watch::channel(None);
         let control = Arc::new(control);
-        tokio::spawn(supervise(parts, Arc::clone(&control), report));
+        let told = (report, self.bus.inner.failed.clone());
+        tokio::spawn(supervise(parts, name.clone(), Arc::clone(&control), told));
         let handle = ConsumerHandle {
             name,
             control,
@@ -578,4 +585,13 @@ struct Shared {
     on_gap: Option<GapObserver>,
     /// Whether what follows a dead letter of its key waits for it.
     hold_key: bool,
+    /// Dead letters that cannot be stored at the moment.
+    unburied: AtomicUsize,
+}
+
+impl Shared {
+    /// Whether what is given up can be stored. While it cannot, nothing is read that might be given up.
+    fn buries(&self) -> bool {
+        self.unburied.load(Ordering::Relaxed) == 0
+    }
 }

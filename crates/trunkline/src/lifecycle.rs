@@ -12,20 +12,38 @@ use crate::bus::Bus;
 use crate::consumer::ConsumerHandle;
 
 impl Bus {
-    /// Runs until SIGTERM or ctrl-c, then drains and closes.
+    /// Runs until SIGTERM or ctrl-c, then drains and closes; or until a member ends by itself, because
+    /// its consumer was deleted, say, or may not be read any more. What starts the process anew then
+    /// starts the member too.
     ///
     /// It takes the signals over when it is first polled. One that comes earlier ends the process
     /// as it would any other, which loses nothing: what was not settled is delivered again where
     /// the engine outlives the process.
     ///
     /// # Errors
-    /// Those of [`close`](Bus::close), and [`ErrorKind::Internal`] when signals cannot be had.
+    /// Why the member ended; those of [`close`](Bus::close), and [`ErrorKind::Internal`] when signals
+    /// cannot be had.
     pub async fn run(&self) -> Result<()> {
-        let signalled = signal()?;
-        self.run_until(signalled).await
+        self.run_with_members(signal()?).await
     }
 
-    /// Runs until `stop` yields, then drains and closes: for a program that has its own end.
+    async fn run_with_members(&self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut failed = self.inner.failed.subscribe();
+        let failed = async move {
+            // The sender is the bus's own, so it is there.
+            let failed = failed.wait_for(Option::is_some).await;
+            failed.ok().and_then(|failed| failed.clone())
+        };
+        let fault = tokio::select! {
+            fault = failed => fault,
+            () = stop => None,
+        };
+        let closed = self.close().await;
+        fault.map_or(closed, Err)
+    }
+
+    /// Runs until `stop` yields, then drains and closes: for a program that has its own end. It goes on
+    /// when a member ends by itself, which [`ConsumerHandle::ended`] tells.
     ///
     /// # Errors
     /// Those of [`close`](Bus::close).
@@ -50,23 +68,29 @@ impl Bus {
         for consumer in consumers {
             stopping.spawn(async move { consumer.stop().await });
         }
-        let (mut cancelled, mut finished) = (0, 0);
+        let (mut cancelled, mut finished, mut stuck) = (0, 0, 0);
         while let Some(report) = stopping.join_next().await {
             let report = report.map_err(|error| {
                 Error::new(ErrorKind::Internal, "a consumer's stop failed").caused_by(error)
             })?;
             cancelled += report.cancelled;
             finished += report.finished;
+            stuck += report.stuck;
         }
         self.inner.engine.close().await;
-        if cancelled == 0 {
+        if cancelled + stuck == 0 {
             return Ok(());
         }
+        let still = match stuck {
+            0 => String::new(),
+            stuck => format!(", of which {stuck} block their threads and have not ended"),
+        };
         Err(Error::new(
             ErrorKind::DrainIncomplete,
             format!(
-                "{cancelled} handlers were still running after {:?} and were cancelled ({finished} finished); \
+                "{} handlers were still running after {:?} and were cancelled ({finished} finished){still}; \
                  their events will be delivered again",
+                cancelled + stuck,
                 self.inner.settings.drain_deadline
             ),
         ))

@@ -359,6 +359,45 @@ async fn what_cannot_work_is_refused_when_it_starts() {
         .await
         .unwrap_err();
     assert_eq!(kind(name), ErrorKind::InvalidName);
+    let command = bus.consumer("shipping").on(|_: Ship| async {}).start();
+    let command = command.await.unwrap_err().to_string();
+    assert!(
+        command.contains("the command \"ship\", which has a key"),
+        "{command}"
+    );
+    let order = bus.consumer("jobs").ordered().on(|_: Job| async {}).start();
+    let order = order.await.unwrap_err().to_string();
+    assert!(order.contains("\"job.queued\" has no key"), "{order}");
+}
+
+/// A command has no order that a key could keep.
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "ship", command, key = "n")]
+struct Ship {
+    n: u32,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_ends_when_a_member_of_it_has_ended_by_itself() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let start = || bus.consumer("jobs").on(|_: Job| async {}).start();
+    let stopped = start().await.unwrap();
+    stopped.stop().await;
+    assert!(stopped.health().is_well(), "it was told to");
+    let handle = start().await.unwrap();
+    let running = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.run().await }
+    });
+    assert!(handle.health().is_well());
+    let jobs = Name::new("jobs").unwrap();
+    bus.delete_consumer(&jobs, None).await.unwrap();
+    let error = running.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSuchConsumer);
+    assert!(error.to_string().contains("consumer jobs"), "{error}");
+    let health = handle.health();
+    assert!(!health.is_well());
+    assert_eq!(health.failed.unwrap().kind(), ErrorKind::NoSuchConsumer);
 }
 
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]

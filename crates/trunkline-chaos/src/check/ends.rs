@@ -163,7 +163,8 @@ pub(super) fn check_attempts(evidence: &Evidence, runs: &[Run], found: &mut Foun
             let text = format!("{id} is dead, and its last failed attempt is {last:?}");
             found.push("C5 dead at its last attempt", text);
         }
-        // Shared members count in their memory for now, and one that is killed has forgotten.
+        // What a shared member could not write before its lease ended counts for nobody, and nothing here
+        // tells how often that was.
         if first.consumer == Consumer::Shared {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use trunkline::explain::ConsumerTerms;
-use trunkline::{Beside, Bus, Error, ErrorKind, MemberStatus, Name, Result, Start};
+use trunkline::{Beside, Bus, Error, MemberStatus, Name, Result, Start};
 
 use super::standing::unknown;
 use crate::ask;
@@ -171,7 +171,7 @@ impl Changed {
                 let text = says(&members);
                 console.out.line(without_controls(&text).as_bytes())
             }
-            Err(error) if which.all && error.kind() == ErrorKind::Unsupported => {
+            Err(error) if which.all => {
                 self.refused = true;
                 exit::failed(&error);
                 Ok(())

@@ -49,6 +49,10 @@ impl Program {
         let attempt = context.attempt().to_string();
         let seq = stored.map(|stored| stored.seq.to_string());
         let id = envelope.id().to_string();
+        let once = context.idempotency_key();
+        let epoch = context
+            .epoch()
+            .map(|epoch| format!("{}.{}", epoch.generation, epoch.revision));
         for (name, value) in [
             ("TRUNKLINE_CONSUMER", Some(context.consumer().as_str())),
             (
@@ -58,6 +62,8 @@ impl Program {
             ("TRUNKLINE_SEQ", seq.as_deref()),
             ("TRUNKLINE_ATTEMPT", Some(attempt.as_str())),
             ("TRUNKLINE_EVENT_ID", Some(id.as_str())),
+            ("TRUNKLINE_IDEMPOTENCY_KEY", Some(once.as_str())),
+            ("TRUNKLINE_EPOCH", epoch.as_deref()),
             ("TRUNKLINE_EVENT_TYPE", Some(envelope.event_type())),
             ("TRUNKLINE_KEY", envelope.key()),
         ] {

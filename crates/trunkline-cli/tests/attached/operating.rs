@@ -51,7 +51,7 @@ fn a_consumer_is_paused_and_resumed_for_each_reason() {
         paused.stdout,
         "paused consumer work (deploy); 1 members confirmed, what runs is let be\n"
     );
-    up.run(&["consumers", "pause", "work"]).with(0);
+    up.run(&["consumers", "pause", "--all"]).with(0);
     order(&up, "b");
     let shown = until(&up, |shown| shown["lag"] == 1);
     assert_eq!(

@@ -103,10 +103,7 @@ impl ConsumerHandle {
             Ok(report) => report.clone().unwrap_or_default(),
             // The runtime dropped the member's task: nobody can tell what it did.
             Err(_) => StopReport {
-                failed: Some(Error::new(
-                    ErrorKind::Closed,
-                    "the member's runtime was shut down",
-                )),
+                failed: Some(shut_down()),
                 ..StopReport::default()
             },
         }
@@ -152,14 +149,21 @@ impl ConsumerHandle {
         Ok(())
     }
 
-    /// How the member is: what it has in hand, whether its breaker is open, and which handlers are
-    /// stuck. It answers from any thread, also while those of the member are blocked; of a member
-    /// that has ended there is nothing to tell.
+    /// How the member is: what it has in hand, whether its breaker is open, which handlers are
+    /// stuck, and why it ended, if it did so by itself. It answers from any thread, also while those
+    /// of the member are blocked.
     pub fn health(&self) -> Health {
         let parts = self.vitals.iter().filter_map(Weak::upgrade);
-        parts
+        let health = parts
             .map(|part| part.health())
-            .fold(Health::default(), Health::with)
+            .fold(Health::default(), Health::with);
+        let is_lost = self.ended.has_changed().is_err();
+        let report = self.ended.borrow().clone();
+        let failed = match report {
+            Some(report) => report.failed,
+            None => is_lost.then(shut_down),
+        };
+        Health { failed, ..health }
     }
 }
 
@@ -167,8 +171,12 @@ impl ConsumerHandle {
 /// consumer helps nobody.
 pub(super) async fn supervise(
     mut parts: JoinSet<StopReport>,
+    name: Name,
     control: Arc<watch::Sender<Control>>,
-    report: watch::Sender<Option<StopReport>>,
+    (report, failed): (
+        watch::Sender<Option<StopReport>>,
+        watch::Sender<Option<Error>>,
+    ),
 ) {
     let mut whole = StopReport::default();
     while let Some(part) = parts.join_next().await {
@@ -185,7 +193,18 @@ pub(super) async fn supervise(
         whole.stuck += part.stuck;
         whole.failed = whole.failed.or(part.failed);
     }
+    let fault = whole.failed.clone();
     report.send_replace(Some(whole));
+    if let Some(fault) = fault {
+        let fault = fault.at(format_args!("consumer {name}"));
+        failed.send_modify(|first| {
+            first.get_or_insert(fault);
+        });
+    }
+}
+
+fn shut_down() -> Error {
+    Error::new(ErrorKind::Closed, "the member's runtime was shut down")
 }
 
 pub(super) fn check_window(events: Option<usize>, bytes: usize) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use trunkline_core::Name;
 use trunkline_core::engine::Seq;
+use trunkline_core::{Error, Name};
 
 use super::{Common, Job};
 
@@ -22,6 +22,8 @@ pub struct Health {
     pub breaker: BreakerState,
     /// Handlers that were to end and do not.
     pub stuck: Vec<Stuck>,
+    /// Why the member ended by itself, if it did.
+    pub failed: Option<Error>,
 }
 
 /// Whether a member starts events.
@@ -55,10 +57,10 @@ pub struct Stuck {
 
 impl Health {
     /// Whether the process can stay as it is. It cannot with a handler that is stuck: the place, the
-    /// thread and the events behind it are lost until the process is started anew. An open breaker is
-    /// no reason: that ends by itself.
+    /// thread and the events behind it are lost until the process is started anew; nor with a member that
+    /// has ended by itself. An open breaker is no reason: that ends by itself.
     pub fn is_well(&self) -> bool {
-        self.stuck.is_empty()
+        self.stuck.is_empty() && self.failed.is_none()
     }
 }
 
@@ -98,6 +100,7 @@ impl<J: Job> Vitals for Common<J> {
         });
         Health {
             stuck: stuck.collect(),
+            failed: None,
             running: inner.running,
             held: inner.held,
             held_bytes: inner.held_bytes,
