@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -44,7 +44,7 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 /// Keys that one direct get may name.
 const KEYS: usize = 500;
 /// Direct gets of one scan that are under way at once.
-const GETS: usize = 4;
+const GETS: usize = 8;
 /// The key that fences travel to which no change carries. No key of a caller begins with a dot's
 /// worth of `_trunkline`.
 const FENCES: &str = "_trunkline.fence";
@@ -264,15 +264,17 @@ impl Kv {
             rev,
         };
         let (mut bytes, mut last) = (0, None);
-        let gets: Vec<_> = keys
+        let mut gets: Vec<_> = keys
             .chunks(KEYS)
             .map(|some| self.values(bucket, &stream, some, rev))
             .collect();
-        // Of many keys most may be tombstones, and whoever wants few entries has them at once.
-        let at_once = if max.items > KEYS { GETS } else { 1 };
-        let mut gets = stream::iter(gets).buffered(at_once);
-        while let Some(some) = gets.next().await {
-            for entry in some? {
+        // The first may have all that is wanted; of the others most may be tombstones.
+        let mut at_once = 1;
+        while !gets.is_empty() {
+            let others = gets.split_off(at_once.min(gets.len()));
+            let some = try_join_all(std::mem::replace(&mut gets, others)).await?;
+            at_once = GETS.min(2 * at_once);
+            for entry in some.into_iter().flatten() {
                 bytes += entry.value.len() + entry.key.as_str().len();
                 let full = entries.entries.len() >= max.items || bytes > max.bytes;
                 if full && !entries.entries.is_empty() {
