@@ -47,7 +47,7 @@ pub use handle::{ConsumerHandle, StopReport};
 use handle::{Control, check_window, supervise};
 pub use idempotent::Idempotency;
 pub(crate) use idempotent::idempotency_key;
-pub use operate::{Beside, ConsumerStatus, Divided, MemberStatus};
+pub use operate::{Beside, ConsumerStatus, Divided, MemberStatus, WaitingFor};
 pub use policy::{Breaker, Counters, Policy, Verdict};
 pub use pool::{BreakerState, Health, Stuck};
 pub use receiver::{Receiver, Work};

@@ -130,6 +130,20 @@ fn facts(one: &Standing) -> Facts {
                 grouped(status.replaying)
             ),
         );
+        for waiting in &status.waiting_for {
+            facts.styled(
+                "waiting for",
+                Style::Warning,
+                format!(
+                    "{}: events {}, the last of them {}, {} ago: {}",
+                    waiting.reason,
+                    grouped(waiting.events),
+                    waiting.seq,
+                    duration(one.since(Some(waiting.at))),
+                    waiting.error
+                ),
+            );
+        }
         if status.holding > 0 {
             facts.styled(
                 "held",
@@ -142,6 +156,10 @@ fn facts(one: &Standing) -> Facts {
         }
         if status.ordered {
             facts.add("handled", grouped(status.handled));
+        }
+        if status.last_progress.is_some() {
+            let ago = duration(one.since(status.last_progress));
+            facts.add("last progress", format!("{ago} ago"));
         }
         let dead = match status.dead {
             0 => Style::Plain,

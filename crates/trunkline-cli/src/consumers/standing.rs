@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use trunkline::consumer::WaitingFor;
 use trunkline::core::engine::Gauge;
 use trunkline::core::{Clock, SystemClock};
 use trunkline::explain::ConsumerTerms;
@@ -148,6 +149,17 @@ fn gauge(gauge: Gauge) -> &'static str {
     }
 }
 
+fn waiting_for(one: &WaitingFor) -> Value {
+    json!({
+        "reason": one.reason,
+        "events": one.events,
+        "seq": one.seq,
+        "failures": one.failures,
+        "error": one.error,
+        "at": one.at.to_string(),
+    })
+}
+
 /// Those of one name.
 ///
 /// # Errors
@@ -208,7 +220,7 @@ impl Standing {
         self.since(Some(member.heard_of))
     }
 
-    fn since(&self, at: Option<Timestamp>) -> Duration {
+    pub(super) fn since(&self, at: Option<Timestamp>) -> Duration {
         at.map_or(Duration::ZERO, |at| self.now.since(at))
     }
 
@@ -262,10 +274,12 @@ impl Standing {
             "lag_at_most": self.lag_is_at_most(),
             "lag_seconds": self.behind().as_secs_f64(),
             "waiting": status.waiting,
+            "waiting_for": status.waiting_for.iter().map(waiting_for).collect::<Vec<_>>(),
             "holding": status.holding,
             "running": status.running,
             "replaying": status.replaying,
             "handled": status.ordered.then_some(status.handled),
+            "last_progress": status.last_progress.map(|at| at.to_string()),
             "dead": status.has_records.then_some(status.dead),
             "gauge": status.gauge.map(gauge),
         });

@@ -168,7 +168,23 @@ fn a_consumer_is_reset_while_it_runs() {
     // One fails, and is beside the main flow from then on.
     order(&up, "a");
     worker.out.until("handled 3");
-    until(&up, |shown| shown["waiting"] == 1);
+    let shown = until(&up, |shown| shown["waiting"] == 1);
+    let waits = &shown["waiting_for"][0];
+    assert_eq!(
+        (
+            &waits["reason"],
+            &waits["events"],
+            &waits["seq"],
+            &waits["failures"]
+        ),
+        (&json!("failed"), &json!(1), &json!(3), &json!(1))
+    );
+    assert!(shown["last_progress"].is_string());
+    let people = up.run(&["consumers", "show", "work"]).with(0).stdout;
+    assert!(
+        people.contains("failed: events 1, the last of them 3, "),
+        "{people}"
+    );
     up.run(&["consumers", "reset", "work", "--to", "first", "--yes"])
         .with(1)
         .says(&["TL-0310", "discard"]);

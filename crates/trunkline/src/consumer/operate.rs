@@ -26,7 +26,7 @@ use change::Heard;
 
 pub use divide::Divided;
 pub use reset::Beside;
-pub use status::{ConsumerStatus, MemberStatus};
+pub use status::{ConsumerStatus, MemberStatus, WaitingFor};
 
 /// How long a pause waits for members to confirm it: longer than any lease.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);

@@ -1,11 +1,13 @@
 //! How consumers stand.
 
-use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Gauge, Position, Rev, Seq};
+use std::cmp::Reverse;
+
+use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Entry, Gauge, Position, Rev, Seq};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
-use super::super::ordered::earlier::{Earlier, progresses};
+use super::super::ordered::earlier::{Earlier, progresses_and_times};
 use super::super::ordered::record::{
-    CHANGING, Keys, Mode, Owner, Ownership, Record as _, Side, SideState,
+    CHANGING, Keys, Mode, Owner, Ownership, Record as _, Side, SideState, slot_and_seq,
 };
 use super::Control;
 use crate::bus::Bus;
@@ -41,6 +43,8 @@ pub struct ConsumerStatus {
     pub oldest_pending: Option<Timestamp>,
     /// Events beside the main flow: failed and waiting, or behind one of their key that did.
     pub waiting: u64,
+    /// Why events wait for another attempt, what most of them wait for first.
+    pub waiting_for: Vec<WaitingFor>,
     /// Dead letters for which later events of their keys wait, until they are replayed or discarded.
     pub holding: u64,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
@@ -51,6 +55,8 @@ pub struct ConsumerStatus {
     /// failed before. Every event that an ordered consumer matched is one of these, dead, waiting, running,
     /// pending or expired.
     pub handled: u64,
+    /// When it was last written how far an ordered consumer got, or what became of an event that had failed.
+    pub last_progress: Option<Timestamp>,
     /// Dead letters, since it was made or reset, whatever became of them: also those that were
     /// discarded, and those that run or ran again.
     pub dead: u64,
@@ -65,6 +71,48 @@ impl ConsumerStatus {
     /// The reason for which a consumer is paused while it is reset or divided anew, and stays paused if
     /// whoever did that died in the middle of it: the same once more ends it.
     pub const CHANGING: &str = CHANGING;
+
+    fn note_waiting(&mut self, entry: &Entry, side: Side) {
+        let (Some(reason), Some((_, seq))) = (side.reason, slot_and_seq(&entry.key)) else {
+            return;
+        };
+        let found = self.waiting_for.iter().position(|one| one.reason == reason);
+        let at = found.unwrap_or_else(|| {
+            self.waiting_for.push(WaitingFor {
+                reason: reason.to_string(),
+                events: 0,
+                seq,
+                failures: 0,
+                error: String::new(),
+                at: Timestamp::from_nanos(i64::MIN),
+            });
+            self.waiting_for.len() - 1
+        });
+        let one = &mut self.waiting_for[at];
+        one.events += 1;
+        if entry.at >= one.at {
+            (one.seq, one.failures, one.at) = (seq, side.failures, entry.at);
+            one.error = side.error.unwrap_or_default();
+        }
+    }
+}
+
+/// Events that failed for one reason and wait for another attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WaitingFor {
+    /// The reason, as in a dead letter: `failed`, `timed_out`, `unsupported_type`.
+    pub reason: String,
+    /// How many there are.
+    pub events: u64,
+    /// The one that failed last.
+    pub seq: Seq,
+    /// How often that one failed.
+    pub failures: u32,
+    /// What its handler said.
+    pub error: String,
+    /// When that was stored.
+    pub at: Timestamp,
 }
 
 /// A member of a consumer.
@@ -108,10 +156,12 @@ impl Bus {
             pending_at_most: 0,
             oldest_pending: None,
             waiting: 0,
+            waiting_for: Vec::new(),
             holding: 0,
             running: 0,
             replaying: 0,
             handled: 0,
+            last_progress: None,
             dead: 0,
             expired_at_most: 0,
             gauge: None,
@@ -135,14 +185,23 @@ impl Bus {
             match side.state {
                 SideState::Dead => status.holding += 1,
                 _ if side.replays.is_some() => status.replaying += 1,
-                SideState::Following | SideState::Waiting { .. } => status.waiting += 1,
+                SideState::Following => status.waiting += 1,
+                SideState::Waiting { .. } => {
+                    status.waiting += 1;
+                    status.note_waiting(&entry, side);
+                }
                 SideState::Running | SideState::Dying => status.running += 1,
             }
         }
+        status.waiting_for.sort_by_key(|one| Reverse(one.events));
         // What was settled before the consumer was divided as it is now counts too.
         let mut settled = Earlier::default();
         for layout in definition.earlier().chain([layout]) {
-            let progresses = progresses(&store, &keys, layout, 0).await?;
+            let progresses = progresses_and_times(&store, &keys, layout, 0).await?;
+            let last = progresses.iter().map(|(.., at)| *at).max();
+            status.last_progress = status.last_progress.max(last);
+            let without_time = |(partition, one, _)| (partition, one);
+            let progresses: Vec<_> = progresses.into_iter().map(without_time).collect();
             let mut expired = 0;
             for (_, one) in &progresses {
                 status.handled += one.counts.handled;

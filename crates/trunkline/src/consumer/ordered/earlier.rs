@@ -16,8 +16,8 @@
 
 use std::collections::BTreeMap;
 
-use trunkline_core::Result;
 use trunkline_core::engine::{Rev, Seq};
+use trunkline_core::{Result, Timestamp};
 
 use super::cursor::Cursor;
 use super::record::{Definition, Keys, Layout, Owner, Ownership, Progress, Record as _};
@@ -115,18 +115,31 @@ impl Earlier {
 }
 
 /// How far the partitions of a layout got, those that have begun.
-pub(in crate::consumer) async fn progresses(
+async fn progresses(
     store: &Store,
     keys: &Keys,
     layout: Layout,
     at_least: Rev,
 ) -> Result<Vec<(u16, Progress)>> {
+    let progresses = progresses_and_times(store, keys, layout, at_least).await?;
+    let without_time = |(partition, progress, _)| (partition, progress);
+    Ok(progresses.into_iter().map(without_time).collect())
+}
+
+/// How far the partitions of a layout got, those that have begun, and when that was written.
+pub(in crate::consumer) async fn progresses_and_times(
+    store: &Store,
+    keys: &Keys,
+    layout: Layout,
+    at_least: Rev,
+) -> Result<Vec<(u16, Progress, Timestamp)>> {
     let entries = store.all(&keys.progresses(layout)?, at_least).await?;
     let mut progresses = Vec::with_capacity(entries.len());
     for entry in entries {
         let partition = entry.key.as_str().rsplit('.').next();
         if let Some(partition) = partition.and_then(|text| text.parse().ok()) {
-            progresses.push((partition, Progress::decode(&entry.key, &entry.value)?));
+            let progress = Progress::decode(&entry.key, &entry.value)?;
+            progresses.push((partition, progress, entry.at));
         }
     }
     Ok(progresses)
