@@ -13,10 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use trunkline_core::{Error, ErrorKind, Result, Timestamp};
+use trunkline_core::{Error, ErrorKind, Result};
 
 use crate::asks::Lost;
-use crate::message::header;
 use crate::wire::{Wire, no_jetstream};
 
 /// How long one attempt waits, where asking again does no harm.
@@ -296,22 +295,6 @@ impl Wire {
         }
     }
 
-    /// The first message of any subject at that time or later, of a stream with direct gets.
-    pub(crate) async fn first_since(&self, stream: &str, time: Timestamp) -> Result<Option<u64>> {
-        let what = "looking for a time in a stream";
-        let subject = format!("{}.DIRECT.GET.{stream}", self.api);
-        let request = json!({ "start_time": time.to_string(), "next_by_subj": ">" }).to_string();
-        let deadline = self.request_deadline();
-        let answer = self.ask(&subject, HeaderMap::new(), request.into(), deadline);
-        let message = answer.await.map_err(|error| lost(error, what))?;
-        let seq = header(message.headers.as_ref(), "Nats-Sequence");
-        match message.status.map(|status| status.as_u16()) {
-            None => Ok(seq.and_then(|seq| seq.parse().ok())),
-            Some(404) => Ok(None),
-            Some(status) => Err(internal(what, &status)),
-        }
-    }
-
     /// As [`stream_info`](Self::stream_info), where there must be one.
     pub(crate) async fn known_stream(&self, stream: &str) -> Result<StreamInfo> {
         self.check_open()?;
@@ -365,9 +348,6 @@ pub(crate) struct StreamInfo {
     /// As JSON, so that a change keeps what this build does not know.
     pub(crate) config: Map<String, Value>,
     pub(crate) state: StreamFigures,
-    /// When that was so, by the server's clock.
-    #[serde(default)]
-    pub(crate) ts: String,
 }
 
 /// How a stream stands.

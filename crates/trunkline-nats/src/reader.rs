@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use trunkline_core::engine::{Gap, Seq};
-use trunkline_core::{Error, ErrorKind, Result, Timestamp};
+use trunkline_core::{ErrorKind, Result, Timestamp};
 
 use crate::api::{ConsumerInfo, PAUSE, code};
 use crate::message::Place;
@@ -61,8 +61,6 @@ pub(crate) struct Reader {
     /// Whether a trimmed start is told; who asks for the first event takes whatever is first.
     tells_start: bool,
     tells_gaps: bool,
-    /// For how long what it reads is surely kept, where that is less than for ever.
-    kept: Option<Duration>,
 }
 
 struct Pulling {
@@ -117,7 +115,6 @@ impl Reader {
             looking: None,
             tells_start,
             tells_gaps: true,
-            kept: None,
         }
     }
 
@@ -131,11 +128,9 @@ impl Reader {
         self.pulling.as_ref().map_or(0, |pulling| pulling.tail)
     }
 
-    /// From now on what is missing is no news: who reads wants what stands. But what was stored is
-    /// kept for so long only, and who was away for longer has to begin anew.
-    pub(crate) fn reads_what_stands(&mut self, kept: Duration) {
+    /// From now on what is missing is no news: who reads wants what stands.
+    pub(crate) fn tells_no_gaps(&mut self) {
         self.tells_gaps = false;
-        self.kept = Some(kept);
     }
 
     /// Whether it still gives the last of each subject only.
@@ -169,7 +164,6 @@ impl Reader {
                     (From::Seq(_), last) => From::Seq(last + 1),
                     (from, _) => from,
                 },
-                self.kept,
             );
             tokio::spawn(opened)
         });
@@ -305,7 +299,7 @@ impl Reader {
         }
     }
 
-    async fn outage(&self, error: &Error) {
+    async fn outage(&self, error: &trunkline_core::Error) {
         tracing::debug!(stream = self.stream, %error, "reading waits");
         tokio::time::sleep(PAUSE).await;
         let far = Instant::now() + Duration::from_secs(3_600);
@@ -362,7 +356,6 @@ impl Pulling {
         stream: String,
         filters: Vec<String>,
         from: From,
-        kept: Option<Duration>,
     ) -> Result<Option<Self>> {
         let Some(info) = wire.stream_info(&stream).await? else {
             return Ok(None);
@@ -398,25 +391,6 @@ impl Pulling {
         };
         let mut pull = Pull::open(&wire, &stream, &consumer.name, MAX_BYTES).await?;
         pull.ask(BATCH).await?;
-        if let (From::Seq(seq), Some(kept)) = (from, kept)
-            && seq < info.state.tail()
-        {
-            let now: Timestamp = info.ts.parse()?;
-            let since = now.minus(kept);
-            // What is older may have been followed by what is not there any more.
-            if wire
-                .first_since(&stream, since)
-                .await?
-                .is_none_or(|first| seq < first)
-            {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!(
-                        "not all that was stored in stream {stream} since {seq} is known any more; read anew what stands"
-                    ),
-                ));
-            }
-        }
         Ok(Some(Self {
             pull,
             consumer_seq: 0,

@@ -37,8 +37,6 @@ use crate::wire::Wire;
 /// server is killed, it finds the values that the tombstone had replaced again, unless it has compacted
 /// the block that they were in.
 const TOMBSTONE: Duration = Duration::from_secs(24 * 60 * 60);
-/// For how long a watch relies on that: less by what it may take from looking until all is read.
-const TOLD: Duration = Duration::from_secs(23 * 60 * 60);
 /// For how long the id of a commit is known.
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// Keys that one direct get may name.
@@ -118,7 +116,7 @@ impl State for NatsEngine {
     ) -> Boxed<'a, Result<Box<dyn Watch>>> {
         Box::pin(async move {
             self.kv.bucket(bucket).await?;
-            let watch = watch::NatsWatch::open(&self.wire, bucket, prefix, from, TOLD).await?;
+            let watch = watch::NatsWatch::open(&self.wire, bucket, prefix, from).await?;
             let watch: Box<dyn Watch> = Box::new(watch);
             Ok(watch)
         })

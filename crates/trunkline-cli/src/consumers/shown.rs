@@ -159,7 +159,7 @@ fn facts(one: &Standing) -> Facts {
         }
         if status.last_progress.is_some() {
             let ago = duration(one.since(status.last_progress));
-            facts.add("last progress", format!("{ago} ago"));
+            facts.add("progress", format!("last written {ago} ago"));
         }
         let dead = match status.dead {
             0 => Style::Plain,

@@ -18,7 +18,8 @@ pub struct ConsumerSettings {
     /// How many handlers run at once in one member: 1 to 10 000.
     pub concurrency: Option<usize>,
     /// How many events a member holds at most, those that run included: 1 to 20 000. By itself
-    /// (`Some(None)`) that is 256, or twice the concurrency if that is more.
+    /// (`Some(None)`) that is 256, or twice the concurrency if that is more; in key order 2 048 of each
+    /// partition that the member owns.
     pub window_events: Option<Option<usize>>,
     /// How many bytes the events that a member holds have at most: 1 to 1 GiB.
     pub window_bytes: Option<usize>,

@@ -158,7 +158,7 @@ pub(in crate::config) const CONSUMER: &[Row<ConsumerSettings>] = &[
         key: "window_events",
         kind: Kind::CountOr(AUTO),
         default: r#""auto""#,
-        doc: "How many events one member holds at most, those that run included; by itself 256, or twice the concurrency if that is more.",
+        doc: "How many events one member holds at most, those that run included; by itself 256, or twice the concurrency if that is more; in key order 2 048 of each partition that it owns.",
         secret: false,
         write: |consumer, raw| {
             let range = 1..=MAX_WINDOW as u64;
