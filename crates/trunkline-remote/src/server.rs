@@ -296,11 +296,7 @@ fn random_id() -> String {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test panics where it fails"
-)]
+#[expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 

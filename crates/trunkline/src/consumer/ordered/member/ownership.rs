@@ -213,7 +213,10 @@ impl Member {
                 self.claim(&view, layout, id)?;
             }
         }
-        self.resign_stuck();
+        // Alone it would only stop the other keys too.
+        if alive.len() > 1 {
+            self.resign_stuck();
+        }
         self.forget_holds(&advice.spare, &advice.release, now);
         for id in advice.spare {
             match self.holds.get(&id) {
