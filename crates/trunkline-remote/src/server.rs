@@ -296,7 +296,6 @@ fn random_id() -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
