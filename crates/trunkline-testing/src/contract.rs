@@ -380,6 +380,8 @@ contract! { ($)
 
     d1_an_entry_is_the_event_and_its_story in dead_letters, Virtual, always: "D1"
         "A dead letter is the event byte for byte, with its headers and the story of its failures";
+    d1_a_handler_is_told_of_dead_letters_until_it_is_done in dead_letters, Virtual, always: "D1"
+        "A handler is told of dead letters over restarts, tried again when it fails, and not told of its own";
     d2_they_are_listed_shown_and_discarded in dead_letters, Virtual, always: "D2"
         "Dead letters are listed, selected, shown, and discarded with a reason that is kept";
     d3_a_replay_runs_once_for_the_consumer_that_failed in consume, Virtual, always: "D3"

@@ -4,10 +4,12 @@
 //! consumer's events: by key, each key in order, or each event to whoever is free. What fails leaves the
 //! main flow in both, and goes on in records of the state bucket.
 
+mod dead_letters;
 mod declared;
 mod handle;
 mod hold;
 mod idempotent;
+mod leased;
 mod operate;
 mod ordered;
 pub(crate) mod outputs;
@@ -29,7 +31,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, ConsumerState, Position};
+use trunkline_core::engine::Position;
 use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
 
 use crate::bus::Bus;
@@ -39,7 +41,7 @@ use crate::handler::{Handler, Handles, RawHandler, RawRegistration, Registered, 
 use crate::layer::HandleLayer;
 use hold::Holding;
 use idempotent::Idempotent;
-use ordered::{Intake, Ordered};
+use ordered::Ordered;
 
 pub use crate::failure::{Panicked, TimedOut};
 pub use declared::{Declare, Declared};
@@ -76,6 +78,7 @@ pub struct Consumer {
     name: String,
     handlers: Vec<Arc<dyn Registered>>,
     raw: Vec<RawRegistration>,
+    dead_letters: Vec<Arc<dyn Handles>>,
     layers: Vec<Arc<dyn HandleLayer>>,
     from: Position,
     concurrency: usize,
@@ -110,6 +113,7 @@ impl Consumer {
             name,
             handlers: Vec::new(),
             raw: Vec::new(),
+            dead_letters: Vec::new(),
             from: Position::First,
             concurrency: 1,
             window_events: None,
@@ -386,6 +390,7 @@ impl Consumer {
             }
         }
         let raw = self.want_raw(&mut wanted)?;
+        let dead_letters = self.want_dead_letters(&name, &mut wanted)?;
         let hold_key = self.holds_keys(&name, &wanted)?;
         let duplicates = Arc::new(AtomicU64::new(0));
         let idempotent = match self.idempotency {
@@ -401,6 +406,7 @@ impl Consumer {
             name: name.clone(),
             handlers,
             raw,
+            dead_letters,
             layers: std::mem::take(&mut self.layers),
             policy: self.policy.clone(),
             idempotent,
@@ -447,7 +453,7 @@ impl Consumer {
 
     fn check(&self, name: &Name) -> Result<()> {
         let refuse = |kind, fault: &str| Err(Error::new(kind, format!("consumer {name} {fault}")));
-        if self.handlers.is_empty() && self.raw.is_empty() {
+        if self.handlers.is_empty() && self.raw.is_empty() && self.dead_letters.is_empty() {
             return refuse(
                 ErrorKind::NoHandler,
                 "has no handler; give it one with `.on(handler)`",
@@ -487,83 +493,16 @@ impl Consumer {
             .and(idempotency)
             .map_err(|error| error.at(format!("consumer {name}")))
     }
-
-    /// Where the events of one stream come from that whoever is free gets.
-    async fn open(&self, name: &Name, stream: &Name, filters: &[Filter]) -> Result<Intake> {
-        let at = ConsumerRef {
-            stream: stream.clone(),
-            consumer: name.clone(),
-        };
-        self.ensure(&at, filters).await?;
-        let engine = &self.bus.inner.engine;
-        let (feed, settler) = engine.consume().open(&at).await?;
-        let largest = engine.limits().max_message;
-        Ok(Intake::new(feed, settler, self.ack_wait, largest))
-    }
-
-    /// Makes the consumer, or adds this member's filters to the one that exists: members of
-    /// different versions may know different types, and none of them may be left out. Its ack wait
-    /// may grow but not shrink, because members that run already renew by the longer one.
-    async fn ensure(&self, at: &ConsumerRef, filters: &[Filter]) -> Result<()> {
-        /// How often others may get between our look and our change.
-        const TRIES: usize = 10;
-        let topology = self.bus.inner.engine.topology();
-        let mut made = false;
-        for _ in 0..TRIES {
-            let found = topology
-                .inspect()
-                .await?
-                .consumers
-                .into_iter()
-                .find(|state| state.spec.at == *at);
-            let change = match found {
-                None => Change::CreateConsumer(ConsumerSpec {
-                    at: at.clone(),
-                    filters: filters.to_vec(),
-                    start: self.from,
-                    ack_wait: self.ack_wait,
-                    max_in_flight: MAX_WINDOW,
-                }),
-                Some(ConsumerState { mut spec, backlog }) => {
-                    let known = spec.clone();
-                    for filter in filters {
-                        if !spec.filters.iter().any(|known| known.covers(filter)) {
-                            spec.filters.push(filter.clone());
-                        }
-                    }
-                    spec.ack_wait = spec.ack_wait.max(self.ack_wait);
-                    if spec == known {
-                        tracing::info!(
-                            consumer = %at.consumer, stream = %at.stream, made, from = %self.from,
-                            pending = backlog.pending, "consumer starts"
-                        );
-                        return Ok(());
-                    }
-                    Change::UpdateConsumer(spec)
-                }
-            };
-            made |= matches!(change, Change::CreateConsumer(_));
-            match topology.apply(vec![change]).await {
-                // Another member made it between our look and our change; look again.
-                Err(error) if error.kind() == ErrorKind::Drift => {}
-                result => result?,
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Drift,
-            format!(
-                "consumer {} keeps being changed by others; start this member again",
-                at.consumer
-            ),
-        ))
-    }
 }
 
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
             .field("name", &self.name)
-            .field("handlers", &(self.handlers.len() + self.raw.len()))
+            .field(
+                "handlers",
+                &(self.handlers.len() + self.raw.len() + self.dead_letters.len()),
+            )
             .field("concurrency", &self.concurrency)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
@@ -579,6 +518,8 @@ struct Shared {
     handlers: BTreeMap<SmolStr, Arc<dyn Registered>>,
     /// Of whatever type; the filters with the root.
     raw: Vec<(Filter, Arc<dyn Handles>)>,
+    /// Of dead letters.
+    dead_letters: Option<Arc<dyn Handles>>,
     layers: Vec<Arc<dyn HandleLayer>>,
     policy: Policy,
     idempotent: Option<Idempotent>,

@@ -12,18 +12,21 @@ use trunkline_core::{Data, Envelope, Error, ErrorKind, Name, Result};
 
 use crate::bus::Bus;
 use crate::consumer::outputs::Outputs;
+use crate::dead_letter::Buried;
 use crate::event::{Event, EventInfo};
 use crate::extract::FromDelivery;
 use crate::failure::{Disposition, Failure};
 use crate::raw::Incoming;
 
-pub use untyped::RawHandler;
-pub(crate) use untyped::RawRegistration;
+pub use untyped::{DeadLetterHandler, RawHandler};
+pub(crate) use untyped::{RawRegistration, of_dead_letters};
 
 /// An event on its way into a handler.
 #[derive(Clone, Debug)]
 pub struct Delivered {
     pub(crate) incoming: Arc<Incoming>,
+    /// What a consumer gave up, where that is what is handled.
+    pub(crate) dead_letter: Option<Arc<Buried>>,
     pub(crate) attempt: u32,
     pub(crate) epoch: Option<Epoch>,
     pub(crate) member: Arc<MemberContext>,

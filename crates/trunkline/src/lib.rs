@@ -77,7 +77,7 @@ pub use event::{Class, Command, Durable, Ephemeral, Event, EventInfo, KeyText, T
 pub use explain::Explanation;
 pub use extract::{Attempt, Context, FromDelivery, Meta, Raw, State};
 pub use failure::{Classify, Disposition, Failure, FailureExt};
-pub use handler::{Delivered, Epoch, Handler, RawHandler};
+pub use handler::{DeadLetterHandler, Delivered, Epoch, Handler, RawHandler};
 pub use history::History;
 pub use publish::{Published, Publisher, Receipt, Sending};
 pub use raw::{Incoming, RawEvent};

@@ -8,11 +8,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::smallvec;
 use tokio::sync::mpsc;
+use trunkline::core::Subject;
+use trunkline::core::engine::{Append, AppendMode, Expect};
+use trunkline::core::wire::Body;
+use trunkline::dead_letter::Buried;
 use trunkline::{
-    Attempt, Bus, Data, Envelope, ErrorKind, Event, EventId, FailureExt, Filter, Incoming, Retry,
-    State,
+    Attempt, Bus, Data, Envelope, ErrorKind, Event, EventId, FailureExt, Filter, Incoming, Name,
+    Retry, State,
 };
 
 #[derive(Event, Serialize, Deserialize)]
@@ -169,7 +175,7 @@ async fn without_order_whoever_is_free_gets_the_next_event() {
         .map(|one| (one.name.as_str(), one.ordered))
         .collect();
     assert_eq!(found, [("work", false)]);
-    let name = trunkline::Name::new("work").unwrap();
+    let name = Name::new("work").unwrap();
     assert_eq!(bus.pause_consumer(&name, "deploy").await.unwrap().len(), 1);
     publish(&bus, "order.paid", "a2", "a").await;
     bus.resume_consumer(&name, None).await.unwrap();
@@ -199,5 +205,61 @@ async fn filters_that_half_overlap_or_match_nothing_are_refused() {
         .start()
         .await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::MissingState);
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_is_told_of_a_dead_letter_that_is_no_event() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let garbage = Append {
+        subject: Subject::new("events.order.placed").unwrap(),
+        key: None,
+        id: None,
+        expect: Expect::Any,
+        headers: trunkline::Headers::new(),
+        body: Body::Bytes(Bytes::from_static(b"\x00\xff no event")),
+    };
+    let (log, events) = (bus.engine().log(), Name::new("EVENTS").unwrap());
+    let stored = log.append(&events, smallvec![garbage], AppendMode::Each);
+    stored.completed().await.unwrap();
+    bus.consumer("billing")
+        .on(|_: Placed| async {})
+        .start()
+        .await
+        .unwrap();
+    let (seen, mut told) = mpsc::unbounded_channel();
+    let alert = move |dead: Arc<Buried>, meta: trunkline::Meta| {
+        seen.send((dead, meta)).unwrap();
+        async {}
+    };
+    let alerts = bus.consumer("alerts").on_dead_letter(alert);
+    alerts.start().await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(60), told.recv());
+    let (dead, meta) = next.await.unwrap().unwrap();
+    assert_eq!((dead.reason.as_str(), dead.entry.seq), ("undecodable", 1));
+    assert_eq!(
+        &dead.body.to_bytes().unwrap()[..],
+        b"\x00\xff no event",
+        "its bytes are as they were"
+    );
+    assert_eq!(meta.event_type(), "trunkline.dead_letter");
+    assert_eq!(meta.id().to_string(), "dlq:billing:EVENTS:1:0");
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_of_dead_letters_that_cannot_be_are_refused() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let alert = |_: Arc<Buried>| async {};
+    let two = bus.consumer("alerts").on_dead_letter(alert);
+    let two = two.on_dead_letter(alert).start().await.unwrap_err();
+    assert_eq!(two.kind(), ErrorKind::NoHandler, "{two}");
+    let ordered = bus.consumer("alerts").ordered().on_dead_letter(alert);
+    let ordered = ordered.start().await.unwrap_err();
+    assert_eq!(ordered.kind(), ErrorKind::InvalidConfig, "{ordered}");
+    let needs = |_: Arc<Buried>, _: State<Seen>| async {};
+    let needs = bus.consumer("alerts").on_dead_letter(needs);
+    let missing = needs.start().await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::MissingState, "{missing}");
     bus.close().await.unwrap();
 }

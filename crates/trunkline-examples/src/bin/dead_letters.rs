@@ -1,9 +1,12 @@
 //! Guide: dead letters.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
-use trunkline::dead_letter::{Changed, Discard, Id, Page, Selection};
-use trunkline::{Bus, Event, Failure, FailureExt, Item, Start};
+use tokio::sync::mpsc;
+use trunkline::dead_letter::{Buried, Changed, Discard, Id, Page, Selection};
+use trunkline::{Bus, Event, Failure, FailureExt, Item, Start, State};
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "order.placed", key = "order_id")]
@@ -19,6 +22,28 @@ async fn bill(order: OrderPlaced) -> Result<(), Failure> {
     }
 }
 
+// guide: handle
+async fn alert(dead: Arc<Buried>, State(pager): State<Pager>) -> Result<(), Failure> {
+    let text = format!(
+        "{} gave up {}: {}",
+        dead.consumer,
+        dead.subject,
+        dead.chain()
+    );
+    pager.page(text).await?;
+    Ok(())
+}
+// guide: end
+
+/// Stands for whatever wakes somebody.
+struct Pager(mpsc::UnboundedSender<String>);
+
+impl Pager {
+    async fn page(&self, text: String) -> Result<(), String> {
+        self.0.send(text).map_err(|error| error.to_string())
+    }
+}
+
 #[tokio::main]
 async fn main() -> trunkline::Result<()> {
     let bus = Bus::connect("memory:").source("/shop").await?;
@@ -29,6 +54,15 @@ async fn main() -> trunkline::Result<()> {
             card: card.into(),
         })
         .await?;
+    }
+
+    let (pages, mut paged) = mpsc::unbounded_channel();
+    // guide: start
+    bus.state(Pager(pages));
+    bus.consumer("alerts").on_dead_letter(alert).start().await?;
+    // guide: end
+    for _ in 0..2 {
+        println!("paged: {}", paged.recv().await.unwrap_or_default());
     }
 
     // guide: follow

@@ -4,10 +4,13 @@
 //! as operators do.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::smallvec;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use trunkline::core::Subject;
 use trunkline::core::engine::{
@@ -18,7 +21,8 @@ use trunkline::dead_letter::{
     Buried, Changed, Discard, Following, Id, Page, Selection, Stands, State,
 };
 use trunkline::{
-    Bus, DeadLetters, ErrorKind, Event, FailureExt, Filter, Headers, Item, Name, Retry, Start,
+    Bus, Context, DeadLetters, ErrorKind, Event, FailureExt, Filter, Headers, Item, Name, Retry,
+    Start,
 };
 
 use super::Trial;
@@ -170,6 +174,88 @@ pub(super) async fn d1_an_entry_is_the_event_and_its_story(trial: Trial) {
     assert_eq!(entry.stored_at, Some(original.at));
     let event = letters.event(&entry).unwrap();
     assert_eq!(event.id(), &receipt.id);
+}
+
+/// What a handler of dead letters was told: the consumer and the event, the attempt, and its own id.
+type Told = (String, u64, u32, String);
+
+/// A member that is told of dead letters; while the word is `false`, it fails for one of them.
+async fn alerts(bus: &Bus, works: &Arc<AtomicBool>, told: &mpsc::UnboundedSender<Told>) {
+    let (works, told) = (Arc::clone(works), told.clone());
+    let alert = move |dead: Arc<Buried>, cx: Context| {
+        let (consumer, seq) = (dead.consumer.to_string(), dead.entry.seq);
+        let fails = !works.load(Ordering::Relaxed) && (consumer.as_str(), seq) == ("mail", 2);
+        told.send((consumer, seq, cx.attempt(), cx.meta().id().to_string()))
+            .unwrap();
+        async move {
+            match fails {
+                true => Err("nobody answers the phone"),
+                false => Ok(()),
+            }
+        }
+    };
+    bus.consumer("alerts")
+        .idempotent(Duration::from_secs(60 * 60))
+        .retry(Retry::fixed(2, Duration::from_millis(20)).jitter(0.0))
+        .on_dead_letter(alert)
+        .start()
+        .await
+        .unwrap();
+}
+
+pub(super) async fn d1_a_handler_is_told_of_dead_letters_until_it_is_done(trial: Trial) {
+    let bus = trial.bus().await;
+    let (seen, mut told) = mpsc::unbounded_channel();
+    let mut next = async |count: usize| {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            all.push(told.recv().await.unwrap());
+        }
+        all.sort_unstable();
+        all
+    };
+    let letter = |consumer: &str, seq: u64, attempt: u32| {
+        let id = format!("dlq:{consumer}:EVENTS:{seq}:0");
+        (consumer.to_owned(), seq, attempt, id)
+    };
+    // Two consumers give up the same events, and nobody is there to be told.
+    died(&bus, "billing", 2).await;
+    died(&bus, "mail", 0).await;
+    let works = Arc::new(AtomicBool::new(false));
+    let first = trial.bus().await;
+    alerts(&first, &works, &seen).await;
+    let expected = [
+        letter("billing", 1, 1),
+        letter("billing", 2, 1),
+        letter("mail", 1, 1),
+        letter("mail", 2, 1),
+        letter("mail", 2, 2),
+    ];
+    assert_eq!(next(5).await, expected);
+    // What it gives up is listed, and told to nobody: it would never end.
+    let letters = bus.dead_letters();
+    let own = Selection::new().consumer(Name::new("alerts").unwrap());
+    while ids(&letters, own.clone()).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.close().await.unwrap();
+
+    // One that comes back goes on where it was.
+    died(&bus, "late", 0).await;
+    let second = trial.bus().await;
+    works.store(true, Ordering::Relaxed);
+    alerts(&second, &works, &seen).await;
+    assert_eq!(next(2).await, [letter("late", 1, 1), letter("late", 2, 1)]);
+    let own = ids(&letters, own).await;
+    assert!(
+        own.len() == 1 && own[0].starts_with("alerts/EVENTS_DLQ/"),
+        "{own:?}"
+    );
+    let again = letters.find(&id(&own[0])).await.unwrap();
+    let _ = letters.replay(&again).await.unwrap();
+    assert_eq!(next(1).await, [letter("mail", 2, 1)]);
+    second.close().await.unwrap();
+    assert!(told.try_recv().is_err(), "one was told twice");
 }
 
 pub(super) async fn d2_they_are_listed_shown_and_discarded(trial: Trial) {

@@ -358,6 +358,7 @@ mod tests {
         };
         Delivered {
             incoming: Arc::new(incoming),
+            dead_letter: None,
             attempt: 1,
             epoch: Some(Epoch {
                 generation: 3,

@@ -7,6 +7,7 @@ use trunkline_core::engine::StoredEvent;
 
 use super::Shared;
 use super::outputs::Outputs;
+use crate::dead_letter::Buried;
 use crate::failure::{Disposition, Failure};
 use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
@@ -23,30 +24,24 @@ use crate::raw::Incoming;
 /// event may run again at once.
 pub(super) async fn run(
     shared: &Shared,
-    stream: Name,
+    stream: &Name,
     event: StoredEvent,
     attempt: u32,
     epoch: Option<Epoch>,
     context: &Arc<MemberContext>,
 ) -> Result<(), Failure> {
-    let decoding = &shared.bus.inner.settings.decoding;
-    let incoming = Incoming::stored(decoding, &stream, event)
-        .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
-    let event_type = incoming.envelope.event_type();
-    let Some(handler) = shared.handler_of(&incoming) else {
-        let message = format!(
-            "this member of consumer {} has no handler for {event_type:?}",
-            context.consumer
-        );
-        return Err(Failure::new(
-            Disposition::Transient,
-            "unsupported_type",
-            message,
-        ));
+    let Some(Told {
+        incoming,
+        dead_letter,
+        handler,
+    }) = told(shared, stream, event)?
+    else {
+        return Ok(());
     };
     let outputs = Arc::new(Outputs::default());
     let delivered = Delivered {
         incoming: Arc::new(incoming),
+        dead_letter,
         attempt,
         epoch,
         member: Arc::clone(context),
@@ -57,6 +52,51 @@ pub(super) async fn run(
     };
     let handling = handle(shared, handler, delivered.clone(), &outputs);
     idempotent.once(&delivered, handling).await
+}
+
+/// What is run, and by whom.
+struct Told<'a> {
+    incoming: Incoming,
+    dead_letter: Option<Arc<Buried>>,
+    handler: &'a dyn Handles,
+}
+
+/// Whose the event is; none for what nobody is to be told of.
+fn told<'a>(
+    shared: &'a Shared,
+    stream: &Name,
+    event: StoredEvent,
+) -> Result<Option<Told<'a>>, Failure> {
+    let settings = &shared.bus.inner.settings;
+    if let Some(handler) = &shared.dead_letters
+        && *stream == settings.dead_letters
+    {
+        let told = shared.dead_letter(event)?;
+        return Ok(told.map(|(incoming, dead_letter)| Told {
+            incoming,
+            dead_letter: Some(dead_letter),
+            handler: handler.as_ref(),
+        }));
+    }
+    let incoming = Incoming::stored(&settings.decoding, stream, event)
+        .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
+    let Some(handler) = shared.handler_of(&incoming) else {
+        let message = format!(
+            "this member of consumer {} has no handler for {:?}",
+            shared.name,
+            incoming.envelope.event_type()
+        );
+        return Err(Failure::new(
+            Disposition::Transient,
+            "unsupported_type",
+            message,
+        ));
+    };
+    Ok(Some(Told {
+        incoming,
+        dead_letter: None,
+        handler,
+    }))
 }
 
 async fn handle(

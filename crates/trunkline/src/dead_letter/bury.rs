@@ -16,7 +16,8 @@ const TRIES: usize = 8;
 const SAME_SUBJECT: Credit = Credit::items(1_000);
 
 /// Stores an entry and gives where: now, or where it was stored before. Where the place is taken by
-/// an entry of an earlier generation it goes behind that one and says so.
+/// an entry of an earlier generation it goes behind that one and says so. Where it is too large for the
+/// dead-letter stream it goes without its attempts and causes.
 ///
 /// The state of the dead letter is not written here.
 ///
@@ -63,6 +64,13 @@ pub(crate) async fn bury(inner: &Inner, entry: &Entry) -> Result<(Subject, Seq)>
                 // None is left when somebody dealt with it meanwhile.
                 entry.previous = found.last().map(|last| last.seq);
                 expect = entry.previous.map_or(Expect::Absent, Expect::Last);
+            }
+            // As of an entry that was given up itself, which has two stories.
+            Some(Outcome::Refused(error))
+                if error.kind() == ErrorKind::TooLarge && entry.has_more_than_needed() =>
+            {
+                entry.causes.clear();
+                entry.attempts.clear();
             }
             Some(Outcome::Refused(error) | Outcome::Unknown(error)) => return Err(error),
             None => {

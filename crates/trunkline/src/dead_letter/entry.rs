@@ -114,6 +114,11 @@ impl Entry {
         all.join(": ")
     }
 
+    /// Whether it has what only explains.
+    pub(crate) fn has_more_than_needed(&self) -> bool {
+        !self.causes.is_empty() || !self.attempts.is_empty()
+    }
+
     /// The original, as the stream had it. Its time is that of the first failure where the story
     /// does not say when it was stored.
     pub fn original(&self) -> StoredEvent {

@@ -502,3 +502,24 @@ async fn generations_are_told_apart_and_the_latest_is_meant() {
         id("billing/EVENTS/7")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_story_that_does_not_fit_is_stored_without_what_only_explains() {
+    let bus = bus().await;
+    let found = bus.inner.engine.topology().inspect().await.unwrap();
+    let mut specs = found.streams.into_iter().map(|state| state.spec);
+    let spec = specs.find(|spec| spec.name == bus.inner.settings.dead_letters);
+    let room = usize::try_from(spec.unwrap().max_message).unwrap();
+    let mut entry = entry("billing", 1, "order.placed");
+    entry.causes = vec!["x".repeat(1_000)];
+    entry.body = Body::Bytes(Bytes::from(vec![b'x'; room - 1_000]));
+    let (_, seq) = bury(&bus.inner, &entry).await.unwrap();
+    let stored = entry_at(&bus.inner, seq).await.unwrap().unwrap();
+    let read = read_entry(&bus.inner, &stored).unwrap();
+    assert_eq!((read.causes.len(), read.error.as_str()), (0, "no 1"));
+    // And what does not fit even so is told.
+    entry.seq = 2;
+    entry.body = Body::Bytes(Bytes::from(vec![b'x'; room]));
+    let refused = bury(&bus.inner, &entry).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
+}

@@ -119,7 +119,7 @@ impl Job for Turn {
         };
         turn::run(
             &hands.shared,
-            place.stream.clone(),
+            &place.stream,
             event.clone(),
             run.failures + 1,
             epoch,
