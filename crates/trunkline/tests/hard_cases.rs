@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 use tokio::sync::mpsc;
-use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal, Settle, Token};
+use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal, Settle, StreamSpec, Token};
+use trunkline::dead_letter::{Discard, Page, Selection};
 use trunkline::{
     Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
 };
@@ -332,4 +333,75 @@ async fn c9_what_is_cancelled_is_given_back_although_another_handler_is_stuck() 
     assert_eq!(in_time(taken.recv()).await, Some(1));
     let_go.send(()).unwrap();
     in_time(bus.close()).await.unwrap();
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "step.taken", key = "key")]
+struct Step {
+    key: u32,
+    fails: bool,
+}
+
+/// Runs events until the dead-letter stream, which has room for one, is full; publishes more; and makes
+/// room again. Gives what ran before and after there was room.
+async fn with_room_for_one_dead_letter(is_ordered: bool) -> (Vec<u32>, Vec<u32>) {
+    let dead = StreamSpec {
+        max_events: Some(1),
+        ..StreamSpec::dead_letters(name("EVENTS_DLQ"), Vec::new())
+    };
+    let bus = Bus::connect("memory:").stream(dead).await.unwrap();
+    let (seen, mut ran) = mpsc::unbounded_channel();
+    let handler = move |step: Step| {
+        let seen = seen.clone();
+        async move {
+            match step.fails {
+                true => Err("never".permanent()),
+                false => {
+                    seen.send(step.key).unwrap();
+                    Ok(())
+                }
+            }
+        }
+    };
+    let publish = async |key, fails| bus.publish(Step { key, fails }).await.unwrap();
+    let consumer = bus.consumer("steps").on(handler);
+    let consumer = match is_ordered {
+        true => consumer,
+        false => consumer.unordered(),
+    };
+    consumer.start().await.unwrap();
+    publish(0, true).await;
+    publish(1, true).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stored_in(&bus, "EVENTS_DLQ").await, 1);
+    for key in 2..200 {
+        publish(key, false).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before: Vec<u32> = std::iter::from_fn(|| ran.try_recv().ok()).collect();
+
+    let letters = bus.dead_letters();
+    let dead = async || {
+        let list = letters.list(&Selection::new(), &Page::default()).await;
+        list.unwrap().letters
+    };
+    let first = dead().await.remove(0);
+    let reason = Discard::because("to make room");
+    let _ = letters.discard(&first, &reason).await.unwrap();
+    let mut after = Vec::new();
+    while before.len() + after.len() < 198 {
+        after.push(in_time(ran.recv()).await.unwrap());
+    }
+    assert_eq!(dead().await.len(), 1, "the second dead letter is lost");
+    bus.close().await.unwrap();
+    (before, after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_fetched_while_a_dead_letter_cannot_be_stored() {
+    for is_ordered in [true, false] {
+        let (before, after) = with_room_for_one_dead_letter(is_ordered).await;
+        assert!(before.is_empty(), "ordered: {is_ordered}: {before:?}");
+        assert_eq!(after.len(), 198, "ordered: {is_ordered}");
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -280,5 +281,44 @@ async fn c13_a_deleted_consumer_ends_its_members_loudly() {
     // Made again, it begins as a new one does.
     bus.consumer("steps").on(note).start().await.unwrap();
     take(&mut handled, 4).await;
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_with_too_much_beside_it_stops_reading_and_says_so() {
+    const ALL: u32 = 10_500;
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    publish(&bus, 1, 0..ALL).await;
+    let mended = Arc::new(AtomicBool::new(false));
+    let works = Arc::clone(&mended);
+    let fails = move |step: Step, State(seen): State<Seen>| {
+        let works = works.load(Ordering::Relaxed);
+        async move {
+            if !works {
+                return Err("the disk is full");
+            }
+            let _ = seen.send((step.key, step.n, 0));
+            Ok(())
+        }
+    };
+    let hourly = Retry::fixed(1_000, Duration::from_secs(3_600)).jitter(0.0);
+    let steps = bus.consumer("steps").retry(hourly).on(fails);
+    steps.start().await.unwrap();
+    let status = async || bus.consumer_status().await.unwrap().remove(0);
+    while status().await.full == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let full = status().await;
+    assert_eq!((full.full, full.waiting), (1, 10_000), "it went on reading");
+    assert!(full.pending_at_most > 0);
+    mended.store(true, Ordering::Relaxed);
+    let runs = take(&mut handled, ALL as usize).await;
+    assert!(in_order(&runs), "out of order");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(status().await.full, 0);
+    assert!(handled.try_recv().is_err(), "one ran twice");
     bus.close().await.unwrap();
 }

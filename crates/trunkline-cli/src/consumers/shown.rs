@@ -154,6 +154,16 @@ fn facts(one: &Standing) -> Facts {
                 ),
             );
         }
+        if status.full > 0 {
+            facts.styled(
+                "full",
+                Style::Bad,
+                format!(
+                    "{} partitions stopped reading, with 10 000 events each beside the main flow",
+                    grouped(status.full)
+                ),
+            );
+        }
         if status.ordered {
             facts.add("handled", grouped(status.handled));
         }

@@ -276,6 +276,7 @@ impl Standing {
             "waiting": status.waiting,
             "waiting_for": status.waiting_for.iter().map(waiting_for).collect::<Vec<_>>(),
             "holding": status.holding,
+            "full": status.full,
             "running": status.running,
             "replaying": status.replaying,
             "handled": status.ordered.then_some(status.handled),

@@ -212,6 +212,20 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             )],
         );
     }
+    if status.full > 0 {
+        say(
+            "full",
+            true,
+            format!(
+                "{} partitions stopped reading: 10 000 events of each wait beside the main flow, for another attempt or \
+                 behind one of their key",
+                grouped(status.full)
+            ),
+            vec![format!(
+                "trunkline consumers show {name}   # what they wait for"
+            )],
+        );
+    }
     if status.holding > 0 {
         say(
             "holding",

@@ -34,4 +34,5 @@ pub(super) mod store;
 
 pub(super) use member::{Intake, Member as Ordered, start};
 pub(super) use membership::TTL;
+pub(super) use partition::MAX_SIDES;
 pub(super) use record::CONTROL;

@@ -58,6 +58,7 @@ impl Bus {
             waiting: 0,
             waiting_for: Vec::new(),
             holding: 0,
+            full: 0,
             running: 0,
             replaying: 0,
             handled: 0,

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use trunkline_core::engine::{Backlog, ConsumerRef, Credit, Entry, Gauge, Position, Rev, Seq};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
+use super::super::ordered::MAX_SIDES;
 use super::super::ordered::earlier::{Earlier, progresses_and_times};
 use super::super::ordered::record::{
     CHANGING, Keys, Mode, Owner, Ownership, Record as _, Side, SideState, slot_and_seq,
@@ -47,6 +48,8 @@ pub struct ConsumerStatus {
     pub waiting_for: Vec<WaitingFor>,
     /// Dead letters for which later events of their keys wait, until they are replayed or discarded.
     pub holding: u64,
+    /// Partitions that stopped reading, because 10 000 events of theirs are beside the main flow.
+    pub full: usize,
     /// Events whose handlers were committed to run: suspects, retries and long ones.
     pub running: u64,
     /// Dead letters that were asked to run again and have not ended: none of the two above.
@@ -158,6 +161,7 @@ impl Bus {
             waiting: 0,
             waiting_for: Vec::new(),
             holding: 0,
+            full: 0,
             running: 0,
             replaying: 0,
             handled: 0,
@@ -180,7 +184,11 @@ impl Bus {
                 leaving: heartbeat.leaving,
             });
         }
+        let mut beside = vec![0; usize::from(layout.partitions)];
         for entry in store.all(&keys.sides(layout.generation)?, 0).await? {
+            if let Some((slot, _)) = slot_and_seq(&entry.key) {
+                beside[usize::from(layout.partition(slot))] += 1;
+            }
             let side = Side::decode(&entry.key, &entry.value)?;
             match side.state {
                 SideState::Dead => status.holding += 1,
@@ -193,6 +201,7 @@ impl Bus {
                 SideState::Running | SideState::Dying => status.running += 1,
             }
         }
+        status.full = beside.iter().filter(|sides| **sides >= MAX_SIDES).count();
         status.waiting_for.sort_by_key(|one| Reverse(one.events));
         // What was settled before the consumer was divided as it is now counts too.
         let mut settled = Earlier::default();

@@ -54,7 +54,7 @@ const MAX_STARTS: u32 = 5;
 /// From this start on an event runs alone in its member, so that no neighbour is blamed.
 const ALONE_FROM: u32 = 3;
 /// Side records of one partition at most. At the limit it stops reading.
-const MAX_SIDES: usize = 10_000;
+pub(in crate::consumer) const MAX_SIDES: usize = 10_000;
 
 /// What a claim found.
 pub(super) struct Claimed {
