@@ -15,6 +15,8 @@ use crate::moment::start;
 use crate::replay::name;
 use crate::sub::filter;
 
+pub(crate) use json::shown;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
     /// Dead letters, the newest first: those that nobody has dealt with.

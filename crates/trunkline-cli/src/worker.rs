@@ -23,11 +23,14 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 use trunkline::core::wire::encode_structured;
+use trunkline::dead_letter::Buried;
 use trunkline::{
-    Bus, ConsumerHandle, Context, Failure, FailureExt, Filter, Incoming, Name, Result, Retry, Start,
+    Bus, ConsumerHandle, Context, ErrorKind, Failure, FailureExt, Filter, Incoming, Name, Result,
+    Retry, Start,
 };
 
 use crate::console::Console;
+use crate::dlq;
 use crate::exit::Exit;
 use crate::figures::{duration as length, grouped};
 use crate::global::Global;
@@ -54,8 +57,11 @@ pub(crate) struct Worker {
     #[arg(long, value_name = "NAME", value_parser = name)]
     consumer: Name,
     /// Types to handle: `order.placed`, `order.*` or `order.>`; may be given several times.
-    #[arg(long = "filter", value_name = "FILTER", value_parser = filter, required = true)]
+    #[arg(long = "filter", value_name = "FILTER", value_parser = filter, required_unless_present = "dead_letters")]
     filters: Vec<Filter>,
+    /// Handle what consumers give up, in place of events: each as the document of `dlq show --json`.
+    #[arg(long, conflicts_with_all = ["filters", "ordered"])]
+    dead_letters: bool,
     /// Where the consumer starts when it is made: first, new, a sequence, a time, how long ago, or
     /// last:N [default: first].
     #[arg(long, value_name = "POSITION", value_parser = parsed_start)]
@@ -149,12 +155,16 @@ async fn work(
     mut signals: Signals,
 ) -> Result<Exit> {
     let handle = start(bus, options, hands).await?;
-    let filters: Vec<&str> = options.filters.iter().map(Filter::as_str).collect();
+    let what = match options.dead_letters {
+        true => "dead letters".to_owned(),
+        false => {
+            let filters: Vec<&str> = options.filters.iter().map(Filter::as_str).collect();
+            filters.join(", ")
+        }
+    };
     console.note(format_args!(
-        "consumer {} handles {} with {}; ctrl-c ends it",
-        options.consumer,
-        filters.join(", "),
-        hands.program
+        "consumer {} handles {what} with {}; ctrl-c ends it",
+        options.consumer, hands.program
     ));
     let mut link = LinkNews::of(bus);
     let report = loop {
@@ -209,9 +219,24 @@ async fn start(bus: &Bus, options: &Worker, hands: &Arc<Hands>) -> Result<Consum
             filter.clone(),
             move |event: Arc<Incoming>, context: Context| {
                 let hands = Arc::clone(&hands);
-                async move { hands.handle(&event, &context).await }
+                async move {
+                    let json = encode_structured(&event.envelope)?;
+                    hands.handle(&json, &context).await
+                }
             },
         );
+    }
+    if options.dead_letters {
+        let hands = Arc::clone(hands);
+        consumer = consumer.on_dead_letter(move |dead: Arc<Buried>, context: Context| {
+            let hands = Arc::clone(&hands);
+            async move {
+                match document(&dead, &context).await? {
+                    Some(json) => hands.handle(&json, &context).await,
+                    None => Ok(()),
+                }
+            }
+        });
     }
     if let Some(from) = options.from {
         consumer = consumer.from(from);
@@ -262,16 +287,22 @@ async fn drain(
     }
 }
 
+/// What `dlq show --json` says of a dead letter; none once it is dealt with and forgotten.
+async fn document(dead: &Buried, context: &Context) -> Result<Option<Vec<u8>>> {
+    let letters = context.bus().dead_letters();
+    match letters.show(&dead.id()).await {
+        Ok(shown) => Ok(Some(dlq::shown(&letters, &shown)?.to_string().into_bytes())),
+        Err(error) if error.kind() == ErrorKind::NoSuchDeadLetter => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Hands {
-    /// Runs the command for one event.
-    async fn handle(
-        &self,
-        event: &Incoming,
-        context: &Context,
-    ) -> std::result::Result<(), Failure> {
+    /// Runs the command for one event, which it gets as JSON.
+    async fn handle(&self, json: &[u8], context: &Context) -> std::result::Result<(), Failure> {
         // With an end of line, for those who read by lines.
-        let json = [&encode_structured(&event.envelope)?[..], b"\n"].concat();
-        let command = self.program.command(event, context);
+        let json = [json, b"\n"].concat();
+        let command = self.program.command(context);
         let group = match Group::start(command, json.into(), &self.tally) {
             Ok(group) => group,
             Err(error) => {

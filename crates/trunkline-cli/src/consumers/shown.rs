@@ -160,7 +160,7 @@ fn facts(one: &Standing) -> Facts {
                 Style::Bad,
                 format!(
                     "{} partitions stopped reading, with 10 000 events each beside the main flow",
-                    grouped(status.full)
+                    status.full
                 ),
             );
         }

@@ -219,7 +219,7 @@ fn reasons(one: &Standing, before: Option<&ConsumerStatus>) -> Vec<Reason> {
             format!(
                 "{} partitions stopped reading: 10 000 events of each wait beside the main flow, for another attempt or \
                  behind one of their key",
-                grouped(status.full)
+                status.full
             ),
             vec![format!(
                 "trunkline consumers show {name}   # what they wait for"

@@ -38,7 +38,7 @@ pub(super) fn letter(letter: &Letter) -> Value {
 }
 
 /// With the event and its story.
-pub(super) fn shown(letters: &DeadLetters, shown: &Shown) -> Result<Value> {
+pub(crate) fn shown(letters: &DeadLetters, shown: &Shown) -> Result<Value> {
     let mut object = letter(&shown.letter);
     if let Some(stored) = &shown.stored {
         object["stored_at"] = stored.at.to_string().into();

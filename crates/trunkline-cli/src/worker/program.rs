@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use rustix::fs::{Access, access};
 use tokio::process::Command;
-use trunkline::{Context, Error, ErrorKind, Incoming, Result};
+use trunkline::{Context, Error, ErrorKind, Name, Result};
 
 /// The longest value that a variable is given; what is longer is in the event.
 const MAX_VARIABLE_BYTES: usize = 32 * 1024;
@@ -37,35 +37,31 @@ impl Program {
     }
 
     /// The command for one event, in a group of its own.
-    pub(super) fn command(&self, event: &Incoming, context: &Context) -> Command {
+    pub(super) fn command(&self, context: &Context) -> Command {
         let mut command = Command::new(&self.file);
         command
             .args(&self.arguments)
             .process_group(0)
             .stdout(Stdio::inherit())
             .stderr(Stdio::piped());
-        let envelope = &event.envelope;
-        let stored = event.stored.as_ref();
+        let event = context.meta();
         let attempt = context.attempt().to_string();
-        let seq = stored.map(|stored| stored.seq.to_string());
-        let id = envelope.id().to_string();
+        let seq = event.seq().map(|seq| seq.to_string());
+        let id = event.id().to_string();
         let once = context.idempotency_key();
         let epoch = context
             .epoch()
             .map(|epoch| format!("{}.{}", epoch.generation, epoch.revision));
         for (name, value) in [
             ("TRUNKLINE_CONSUMER", Some(context.consumer().as_str())),
-            (
-                "TRUNKLINE_STREAM",
-                stored.map(|stored| stored.stream.as_str()),
-            ),
+            ("TRUNKLINE_STREAM", event.stream().map(Name::as_str)),
             ("TRUNKLINE_SEQ", seq.as_deref()),
             ("TRUNKLINE_ATTEMPT", Some(attempt.as_str())),
             ("TRUNKLINE_EVENT_ID", Some(id.as_str())),
             ("TRUNKLINE_IDEMPOTENCY_KEY", Some(once.as_str())),
             ("TRUNKLINE_EPOCH", epoch.as_deref()),
-            ("TRUNKLINE_EVENT_TYPE", Some(envelope.event_type())),
-            ("TRUNKLINE_KEY", envelope.key()),
+            ("TRUNKLINE_EVENT_TYPE", Some(event.event_type())),
+            ("TRUNKLINE_KEY", event.key()),
         ] {
             // With one value that no environment holds, the command could never be started.
             match value.filter(|value| value.len() <= MAX_VARIABLE_BYTES && !value.contains('\0')) {

@@ -348,3 +348,26 @@ fn a_command_that_went_away_is_no_fault_of_its_event() {
         (&0.into(), &1.into())
     );
 }
+
+#[test]
+fn a_command_is_told_of_dead_letters() {
+    let up = Up::start(&[]);
+    publish(&up, 0..1);
+    let failing = worker(&up, &["--attempts", "1"], "echo 'no bank' >&2; exit 1");
+    let alert = r#"read -r dead; echo "told $TRUNKLINE_EVENT_ID $dead""#;
+    let usual = ["worker", "--consumer", "alerts", "--dead-letters"];
+    let alerts = Running::start(up.command(&[&usual[..], &["--exec", "sh", "-c", alert]].concat()));
+    alerts.err.until("consumer alerts handles dead letters");
+    let told = alerts.out.until("told ");
+    let parts: Vec<&str> = told.splitn(3, ' ').collect();
+    assert_eq!(parts[1], "dlq:work:EVENTS:1:0");
+    let document: serde_json::Value = serde_json::from_str(parts[2]).unwrap();
+    assert_eq!(document["dead_letter"], "work/EVENTS/1");
+    assert_eq!(document["event"]["data"]["n"], 0);
+    let error = document["error"].as_str().unwrap();
+    assert!(error.contains("no bank"), "{error}");
+    for one in [failing, alerts] {
+        one.signal("TERM");
+        one.ended().with(0);
+    }
+}

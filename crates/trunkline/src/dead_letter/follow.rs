@@ -9,7 +9,7 @@ use futures_core::Stream;
 use trunkline_core::engine::{Follow, Followed, Position, Seq, StoredEvent};
 use trunkline_core::{Filter, Name, Result, Timestamp};
 
-use super::{Entry, read_entry};
+use super::{Entry, Id, read_entry};
 use crate::bus::Bus;
 use crate::receive::{Asked, Item};
 
@@ -23,6 +23,18 @@ pub struct Buried {
     pub seq: Seq,
     /// When it was stored there.
     pub at: Timestamp,
+}
+
+impl Buried {
+    /// What it is called.
+    pub fn id(&self) -> Id {
+        Id::Event {
+            consumer: self.entry.consumer.clone(),
+            stream: self.entry.stream.clone(),
+            seq: self.entry.seq,
+            generation: Some(self.entry.generation),
+        }
+    }
 }
 
 impl Deref for Buried {
