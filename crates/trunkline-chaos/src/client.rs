@@ -60,7 +60,10 @@ impl Process {
                 .event::<Note>()
                 .link(patient());
             match connecting.await {
-                Ok(bus) => return Ok(bus),
+                Ok(bus) => {
+                    tokio::spawn(tell_that_it_serves(bus.clone(), self.clone()));
+                    return Ok(bus);
+                }
                 Err(error) if is_passing(&error) => {
                     tracing_note(&format!("connecting again: {error}"));
                     sleep(AGAIN).await;
@@ -68,6 +71,26 @@ impl Process {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Writes down that this process is the server of the others, once it is. It becomes so when it opens the
+/// directory, or later, while the owner is away.
+async fn tell_that_it_serves(bus: Bus, process: Process) {
+    let serves = || {
+        let engine = bus.engine();
+        engine.name() == "file" && engine.facts().iter().all(|fact| fact.name != "attached")
+    };
+    while !serves() {
+        sleep(AGAIN).await;
+    }
+    match Lines::open(&process.dir.join(PUBLISHED)) {
+        Ok(lines) => lines.write(&Told {
+            at: now(),
+            who: process.who(),
+            what: Publishing::Serves,
+        }),
+        Err(error) => tracing_note(&format!("cannot write that it serves: {error}")),
     }
 }
 

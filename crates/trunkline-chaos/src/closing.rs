@@ -118,7 +118,7 @@ impl Progress {
                     self.stopped.insert(who);
                 }
                 Publishing::After { .. } => *self.after.entry(who).or_default() += 1,
-                Publishing::Ask { .. } | Publishing::Refused { .. } => {}
+                Publishing::Ask { .. } | Publishing::Refused { .. } | Publishing::Serves => {}
             }
         }
         Ok(is_new)

@@ -28,7 +28,7 @@ fn positions(told: &[Told], process: &Process) -> BTreeMap<String, u32> {
         let (id, done) = match &told.what {
             Publishing::Ask { id } => (id, 0),
             Publishing::Ack { id, .. } | Publishing::Refused { id, .. } => (id, 1),
-            Publishing::Stopped | Publishing::After { .. } => continue,
+            Publishing::Stopped | Publishing::After { .. } | Publishing::Serves => continue,
         };
         if let Some((lane, n)) = event::parts(id) {
             next.insert(lane.to_owned(), n + done);

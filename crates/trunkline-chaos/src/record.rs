@@ -169,6 +169,8 @@ pub(crate) enum Publishing {
     Stopped,
     /// So many operations succeeded when all was well again.
     After { events: u32 },
+    /// It has the directory, and is the server of all others: it came while there was none.
+    Serves,
 }
 
 /// A line of the runner: what was done, and to whom.

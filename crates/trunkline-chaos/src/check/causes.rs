@@ -1,10 +1,10 @@
 //! What was wrong around a process at a time, and what may follow from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Evidence;
 use crate::plan::On;
-use crate::record::{Consumer, Kind, Micros, Publishing, Role, What, Who};
+use crate::record::{Consumer, Kind, Micros, Publishing, Role, Told, What, Who};
 
 const SECOND: Micros = 1_000_000;
 
@@ -86,7 +86,18 @@ impl<'a> Causes<'a> {
             everybody: Vec::new(),
             asleep: BTreeMap::new(),
         };
+        let serves = |told: &&Told| told.what == Publishing::Serves;
+        let servers = evidence.published.iter().filter(serves);
+        let servers: BTreeSet<Who> = servers.map(|told| told.who).collect();
         for done in &evidence.faults {
+            // Whatever ends or stops it takes the bus away from everybody.
+            if done.who.is_some_and(|who| servers.contains(&who)) {
+                causes.everybody.push(Span {
+                    cause: Cause::Server,
+                    from: done.from,
+                    to: done.to,
+                });
+            }
             let cause = match done.kind {
                 Kind::Kill | Kind::Died => Cause::Kill,
                 Kind::Stop => Cause::Stop,

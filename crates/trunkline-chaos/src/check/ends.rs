@@ -56,7 +56,10 @@ pub(super) fn check_publishing(evidence: &Evidence, found: &mut Found) {
             Publishing::Refused { id, why } => {
                 found.push("P4 published", format!("{id} was refused: {why}"));
             }
-            Publishing::Ask { .. } | Publishing::Stopped | Publishing::After { .. } => {}
+            Publishing::Ask { .. }
+            | Publishing::Stopped
+            | Publishing::After { .. }
+            | Publishing::Serves => {}
         }
     }
 }

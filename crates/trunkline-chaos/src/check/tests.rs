@@ -458,6 +458,17 @@ fn c2_repeats_need_a_reason_that_is_near() {
         .handle(1, KEY, 39..40, 9)
         .shows(&[]);
     assert_eq!(verdict.repeats["ordered: server"], 1);
+
+    // But that of whoever has the directory takes the bus away from everybody.
+    let mut book = good();
+    let (at, who, what) = (book.at, worker(2), Publishing::Serves);
+    book.evidence.published.push(Told { at, who, what });
+    let verdict = book
+        .fault(Kind::Kill, Some(2), 0)
+        .after(4)
+        .handle(1, KEY, 39..40, 9)
+        .shows(&[]);
+    assert_eq!(verdict.repeats["ordered: server"], 1);
 }
 
 #[test]

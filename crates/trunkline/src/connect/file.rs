@@ -431,8 +431,10 @@ mod shared {
                 name: fact.name.strip_prefix("bus ").unwrap_or(&fact.name).into(),
                 ..fact
             });
-            let attached = Fact::new("attached", "another process has the directory");
-            inner.chain([attached]).collect()
+            // Until this process has taken the owner's place.
+            let is_attached = self.door.owner.lock().is_none();
+            let attached = || Fact::new("attached", "another process has the directory");
+            inner.chain(is_attached.then(attached)).collect()
         }
 
         fn close(&self) -> Boxed<'_, ()> {
