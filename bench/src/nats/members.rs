@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::message::Message;
 use futures_util::TryStreamExt;
+use futures_util::future::select_all;
 use trunkline::core::Name;
 use trunkline::{Attempt, Bus, ConsumerHandle, Retry, Start, State};
 
@@ -173,7 +174,14 @@ pub fn ours(
                         tokio::spawn(async move { resuming.resume_consumer(&name, None).await });
                     }
                 }
-                countdown.done().await;
+                // One that ends by itself leaves the rest to nobody.
+                let ended = select_all(handles.iter().map(|one| Box::pin(one.ended())));
+                tokio::select! {
+                    () = countdown.done() => {}
+                    (report, ..) = ended => {
+                        return Err(format!("a member ended: {:?}", report.failed).into());
+                    }
+                }
                 Ok((handles, buses))
             })
         })?;

@@ -322,3 +322,44 @@ async fn a_partition_with_too_much_beside_it_stops_reading_and_says_so() {
     assert!(handled.try_recv().is_err(), "one ran twice");
     bus.close().await.unwrap();
 }
+
+/// The least numbers whose keys belong to this one of two partitions.
+fn keys_of(partition: u8) -> impl Iterator<Item = u32> {
+    let slot = |key: &u32| trunkline::core::key::slot(&key.to_string());
+    (0..).filter(move |key| slot(key) % 2 == partition)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_event_does_not_make_the_record_of_progress_too_large() {
+    const ALL: u32 = 8_000;
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    bus.state::<Seen>(seen);
+    let (mut even, mut odd) = (keys_of(0), keys_of(1));
+    let (slow, fast, other) = (
+        even.next().unwrap(),
+        even.next().unwrap(),
+        odd.next().unwrap(),
+    );
+    bus.publish(Step { key: slow, n: 0 }).await.unwrap();
+    // No two events of a partition are next to each other.
+    let steps = (0..ALL).flat_map(|n| [other, fast].map(|key| Step { key, n }));
+    for one in bus.publish_batch(steps).await.unwrap() {
+        one.stored().unwrap();
+    }
+    let handler = move |step: Step, State(seen): State<Seen>| async move {
+        if step.key == slow {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+        }
+        let _ = seen.send((step.key, step.n, 0));
+    };
+    let steps = bus.consumer("steps").partitions(2).on(handler);
+    let member = steps.start().await.unwrap();
+    let runs = take(&mut handled, 2 * ALL as usize + 1).await;
+    assert!(in_order(&runs), "out of order");
+    assert_eq!(runs.last(), Some(&(slow, 0, 0)), "the others waited for it");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let failed = member.health().failed.map(|error| error.to_string());
+    assert_eq!(failed, None);
+    bus.close().await.unwrap();
+}

@@ -1,6 +1,6 @@
 //! How far a partition got: everything up to the floor, and some above it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trunkline_core::engine::Seq;
 
@@ -9,19 +9,20 @@ use super::record::{Counts, Progress};
 /// The settled sequences of a partition.
 ///
 /// ```text
-///  settled      not yet      settled   not yet     settled   not read
-///  1 … floor │ floor+1 …  │  a … b   │    …     │   c … d  │ read+1 …
+///  settled      open      settled   open      settled   not read, but known to be settled
+///  1 … floor │ floor+1 │  a … b   │ b+1 │   c … read  │  d … e
 /// ```
 ///
-/// Sequences of other partitions, and those that no filter matches, count as settled once the reader
-/// has passed them, so that the floor rises without them.
+/// Everything that the reader has passed and that is not open is settled: sequences of other partitions,
+/// and those that no filter matches, are nobody's here. So what is kept grows with what is open, and
+/// not with what was done above it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cursor {
     floor: Seq,
-    /// Settled above the floor: first → last of each run. Runs never touch.
-    done: BTreeMap<Seq, Seq>,
+    /// Settled and not read again yet: first → last of each run. Runs never touch.
+    ahead: BTreeMap<Seq, Seq>,
     /// What this partition has taken and not settled.
-    open: std::collections::BTreeSet<Seq>,
+    open: BTreeSet<Seq>,
     /// Up to where the reader has looked.
     read: Seq,
     pub(super) counts: Counts,
@@ -31,8 +32,8 @@ impl Cursor {
     pub(super) fn new(progress: &Progress) -> Self {
         Self {
             floor: progress.floor,
-            done: progress.done.iter().copied().collect(),
-            open: std::collections::BTreeSet::new(),
+            ahead: progress.done.iter().copied().collect(),
+            open: BTreeSet::new(),
             read: progress.floor,
             counts: progress.counts,
         }
@@ -47,26 +48,29 @@ impl Cursor {
         self.read
     }
 
-    /// The last sequence that is settled.
+    /// How much it has taken and not settled.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The last sequence of one that was just made that is settled.
     pub(super) fn last_settled(&self) -> Seq {
-        self.done
-            .last_key_value()
-            .map_or(self.floor, |(_, last)| self.floor.max(*last))
+        let ahead = self.ahead.last_key_value();
+        ahead.map_or(self.floor, |(_, last)| self.floor.max(*last))
     }
 
     pub(super) fn is_done(&self, seq: Seq) -> bool {
-        seq <= self.floor
-            || self
-                .done
-                .range(..=seq)
-                .next_back()
-                .is_some_and(|(_, last)| *last >= seq)
+        if seq <= self.read {
+            return !self.open.contains(&seq);
+        }
+        let before = self.ahead.range(..=seq).next_back();
+        before.is_some_and(|(_, last)| *last >= seq)
     }
 
     /// The reader has come to an event of this partition, which stays open until it is settled.
     pub(super) fn take(&mut self, seq: Seq) {
-        self.read = self.read.max(seq);
         self.open.insert(seq);
+        self.passed(seq);
     }
 
     /// The reader has looked at everything up to this sequence.
@@ -87,37 +91,43 @@ impl Cursor {
     fn insert(&mut self, seq: Seq) {
         let mut first = seq;
         let mut last = seq;
-        if let Some((&before, &end)) = self.done.range(..seq).next_back()
+        if let Some((&before, &end)) = self.ahead.range(..seq).next_back()
             && end + 1 == seq
         {
             first = before;
         }
-        if let Some(&after) = self.done.get(&(seq + 1)) {
+        if let Some(&after) = self.ahead.get(&(seq + 1)) {
             last = after;
-            self.done.remove(&(seq + 1));
+            self.ahead.remove(&(seq + 1));
         }
-        self.done.insert(first, last);
+        self.ahead.insert(first, last);
     }
 
-    /// Everything below the first open event is settled, or not this partition's.
+    /// Everything below the first open event is settled.
     fn raise(&mut self) {
+        // What follows what was read, and is known to be settled, need not be read.
+        while let Some(entry) = self.ahead.first_entry()
+            && *entry.key() <= self.read + 1
+        {
+            self.read = self.read.max(entry.remove());
+        }
         let below = self.open.first().map_or(self.read, |open| open - 1);
         self.floor = self.floor.max(below);
-        while let Some(entry) = self.done.first_entry()
-            && *entry.key() <= self.floor + 1
-        {
-            self.floor = self.floor.max(entry.remove());
-        }
     }
 
     pub(super) fn progress(&self) -> Progress {
+        let mut done = Vec::with_capacity(self.open.len() + self.ahead.len());
+        let mut next = self.floor + 1;
+        for open in self.open.iter().copied().chain([self.read + 1]) {
+            if next < open {
+                done.push((next, open - 1));
+            }
+            next = open + 1;
+        }
+        done.extend(self.ahead.iter().map(|(first, last)| (*first, *last)));
         Progress {
             floor: self.floor,
-            done: self
-                .done
-                .iter()
-                .map(|(first, last)| (*first, *last))
-                .collect(),
+            done,
             suspects: 0,
             counts: self.counts,
         }
@@ -138,12 +148,12 @@ mod tests {
         for seq in [2, 4, 5, 9] {
             cursor.take(seq);
         }
-        check(&cursor, 0, &[]);
+        // 1 is nobody's, nor are 3 and 6 to 8.
+        check(&cursor, 1, &[(3, 3), (6, 8)]);
         cursor.settle(4);
-        check(&cursor, 1, &[(4, 4)]);
+        check(&cursor, 1, &[(3, 4), (6, 8)]);
         cursor.settle(5);
-        check(&cursor, 1, &[(4, 5)]);
-        // 1 is nobody's, 2 is settled, 3 is nobody's, 6 to 8 neither.
+        check(&cursor, 1, &[(3, 8)]);
         cursor.settle(2);
         check(&cursor, 8, &[]);
         cursor.settle(9);
@@ -171,6 +181,20 @@ mod tests {
         assert_eq!(cursor.progress().floor, 9);
     }
 
+    #[test]
+    fn what_is_kept_does_not_grow_with_what_is_done_above_an_open_event() {
+        let mut cursor = Cursor::new(&Progress::default());
+        cursor.take(1);
+        // Of sixteen partitions, so that no two of them are next to each other.
+        for seq in (16..160_000).step_by(16) {
+            cursor.take(seq);
+            cursor.settle(seq);
+        }
+        cursor.passed(160_000);
+        let progress = cursor.progress();
+        assert_eq!((progress.floor, progress.done), (0, vec![(2, 160_000)]));
+    }
+
     /// Against a set of numbers, in any order.
     #[test]
     fn any_order_of_settling_ends_at_the_same_floor() {
@@ -184,7 +208,7 @@ mod tests {
             };
             let mut cursor = Cursor::new(&Progress::default());
             let mut open: Vec<Seq> = Vec::new();
-            let mut settled = std::collections::BTreeSet::new();
+            let mut settled = BTreeSet::new();
             let mut at = 0;
             for _ in 0..60 {
                 if random(2) == 0 {

@@ -43,7 +43,7 @@ use write::Change;
 pub(super) use lane::Lane;
 pub(super) use write::{Next, Then, Write};
 
-/// Events of one partition that are held in memory at most.
+/// Events of one partition that are read and not settled at most: their record has 64 KiB.
 const WINDOW: usize = 2_048;
 /// Completions that may wait for their commit.
 const MAX_UNCOMMITTED: usize = 512;
@@ -284,12 +284,18 @@ impl Partition {
 
     /// Whether it can take another event.
     pub(super) fn has_room(&self) -> bool {
-        self.held.len() < WINDOW && self.sides.len() + self.staged.len() < MAX_SIDES
+        self.open() < WINDOW && self.sides.len() + self.staged.len() < MAX_SIDES
+    }
+
+    /// Events that are not settled, held or about to be written beside the main flow: the record of its
+    /// progress grows with them, and has to fit into a value.
+    fn open(&self) -> usize {
+        self.cursor.open().max(self.held.len())
     }
 
     /// Whether it has taken so little that reading for it is worth while.
     pub(super) fn has_much_room(&self) -> bool {
-        self.held.len() < WINDOW / 2 && self.has_room()
+        self.open() < WINDOW / 2 && self.has_room()
     }
 
     /// An event that the reader came to; one that is settled already is passed over.
