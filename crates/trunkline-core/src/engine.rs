@@ -51,7 +51,7 @@ pub use state::{
 };
 pub use topology::{
     Backlog, Change, ConsumerSpec, ConsumerState, Inspection, Retention, StreamSpec, StreamState,
-    SubjectCount, Topology,
+    SubjectCount, Topology, is_same_stream,
 };
 
 /// A boxed future; the price of an object-safe asynchronous method, paid once a batch.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use trunkline_core::{Error, ErrorKind, Result};
+use trunkline_core::{Error, ErrorKind, Result, Timestamp};
 
 use crate::asks::Lost;
 use crate::wire::{Wire, no_jetstream};
@@ -347,7 +347,15 @@ fn read_answer<T: DeserializeOwned>(payload: &[u8], verb: &str) -> Result<Answer
 pub(crate) struct StreamInfo {
     /// As JSON, so that a change keeps what this build does not know.
     pub(crate) config: Map<String, Value>,
+    #[serde(default)]
+    pub(crate) created: String,
     pub(crate) state: StreamFigures,
+}
+
+impl StreamInfo {
+    pub(crate) fn made_at(&self) -> Option<Timestamp> {
+        self.created.parse().ok()
+    }
 }
 
 /// How a stream stands.

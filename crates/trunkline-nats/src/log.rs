@@ -246,6 +246,7 @@ impl Follow for NatsFollow {
                     None => match self.reader.next().await? {
                         Read::Message(message, place) => (message, place),
                         Read::Gap(gap) => return Ok(Followed::Gap(gap)),
+                        Read::Reset => return Ok(Followed::Reset),
                         Read::Closed => return Ok(Followed::Closed),
                         Read::Nothing => continue,
                     },

@@ -12,7 +12,7 @@ use async_nats::Message;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use trunkline_core::engine::{Gap, Seq};
+use trunkline_core::engine::{Gap, Seq, is_same_stream};
 use trunkline_core::{ErrorKind, Result, Timestamp};
 
 use crate::api::{ConsumerInfo, PAUSE, code};
@@ -45,6 +45,10 @@ pub(crate) struct Reader {
     wire: Arc<Wire>,
     stream: String,
     filters: Vec<String>,
+    /// When the stream was made that it reads.
+    made_at: Option<Timestamp>,
+    /// Whether another was found in its place, and that is still to be told.
+    began_anew: bool,
     /// Where it starts, or would start again.
     from: From,
     /// The last sequence that was given or is known to be gone.
@@ -71,6 +75,7 @@ struct Pulling {
     /// The first event of the stream when it was made.
     first: Seq,
     tail: Seq,
+    made_at: Option<Timestamp>,
 }
 
 /// What a reader came upon.
@@ -86,6 +91,8 @@ pub(crate) enum Read {
     Gap(Gap),
     /// There is nothing that it has not given, as far as the server said when this was opened.
     Nothing,
+    /// The stream was made again with other events; it goes on with the first.
+    Reset,
     /// The stream is gone, or the bus closed.
     Closed,
 }
@@ -102,6 +109,8 @@ impl Reader {
             wire: Arc::clone(wire),
             stream: stream.to_owned(),
             filters,
+            made_at: None,
+            began_anew: false,
             from,
             last: match from {
                 From::Seq(seq) => seq.saturating_sub(1),
@@ -174,6 +183,11 @@ impl Reader {
             self.pulling = None;
             return Ok(None);
         };
+        if !is_same_stream(self.made_at, pulling.made_at) {
+            self.began_anew = true;
+            return Ok(None);
+        }
+        self.made_at = pulling.made_at;
         let first = pulling.first;
         if self.from == From::LastPerSubject && self.last == 0 {
             self.lasts_until = pulling.tail.saturating_sub(1);
@@ -285,6 +299,13 @@ impl Reader {
     /// Opens it again; what it returns is to be told first.
     async fn reopen(&mut self) -> Result<Option<Read>> {
         let opened = self.open().await;
+        if std::mem::take(&mut self.began_anew) {
+            self.made_at = None;
+            self.from = From::Seq(1);
+            (self.last, self.lasts_until) = (0, 0);
+            self.ready.clear();
+            return Ok(Some(Read::Reset));
+        }
         match opened {
             Ok(Some(gap)) => Ok(Some(Read::Gap(gap))),
             Ok(None) if self.pulling.is_none() => Ok(Some(Read::Closed)),
@@ -397,6 +418,7 @@ impl Pulling {
             pending: consumer.num_pending,
             first: info.state.first(),
             tail: info.state.tail(),
+            made_at: info.made_at(),
         }))
     }
 

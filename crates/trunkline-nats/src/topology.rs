@@ -11,7 +11,7 @@ use trunkline_core::engine::{
 };
 use trunkline_core::plan::differences;
 use trunkline_core::plan::legal::{check_limits, check_start, no_such_consumer};
-use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Subject, Timestamp};
 
 use self::spec::{
     EXPIRED, consumer_config, consumer_spec, expired_before, is_gauge, set_stream, stream_config,
@@ -111,6 +111,13 @@ impl Topology for NatsEngine {
             let info = self.consumer_info(consumer).await?;
             let info = info.ok_or_else(|| no_such_consumer(consumer))?;
             Ok(backlog(&info, stream.state.first()))
+        })
+    }
+
+    fn made_at<'a>(&'a self, stream: &'a Name) -> Boxed<'a, Result<Option<Timestamp>>> {
+        Box::pin(async move {
+            let info = self.wire.known_stream(stream.as_str()).await?;
+            Ok(info.made_at())
         })
     }
 

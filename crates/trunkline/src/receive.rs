@@ -45,8 +45,9 @@ pub enum Item<T> {
         /// The sequences that are missing.
         gap: Gap,
     },
-    /// The bus was restarted and keeps nothing on disk: what was stored is gone, and the stream
-    /// began anew, with other events under the same sequences. What it has comes next.
+    /// What was stored is gone, and the stream began anew, with other events under the same sequences: the
+    /// bus was restarted and keeps nothing on disk, or somebody deleted the stream on its server. What
+    /// it has comes next.
     Reset {
         /// The stream.
         stream: Name,

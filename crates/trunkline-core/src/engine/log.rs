@@ -259,8 +259,8 @@ pub enum Followed {
     /// Retention removed these before they were read.
     Gap(Gap),
     /// What was stored is gone and the stream began anew, with other events under the same
-    /// sequences; the reader goes on with its first. Only a bus in another process that keeps
-    /// nothing on disk does so, when it was restarted.
+    /// sequences; the reader goes on with its first. A bus in another process that keeps nothing on
+    /// disk does so when it was restarted, and a server on which somebody deleted the stream.
     Reset,
     /// The engine is closed or the stream deleted.
     Closed,

@@ -158,6 +158,16 @@ pub trait Topology: Send + Sync {
     /// What a consumer has before it.
     fn backlog<'a>(&'a self, consumer: &'a ConsumerRef) -> Boxed<'a, Result<Backlog>>;
 
+    /// When a stream was made, where others than Trunkline may delete it and make another of its name:
+    /// by that somebody who kept a place in it can tell. None where nobody can.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchStream`](crate::ErrorKind::NoSuchStream), and the engine's own.
+    fn made_at<'a>(&'a self, stream: &'a Name) -> Boxed<'a, Result<Option<Timestamp>>> {
+        let _ = stream;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Subjects stored in a stream that match, at most `max`, in order.
     fn subjects<'a>(
         &'a self,
@@ -165,4 +175,40 @@ pub trait Topology: Send + Sync {
         filter: &'a Filter,
         max: usize,
     ) -> Boxed<'a, Result<Vec<SubjectCount>>>;
+}
+
+/// Whether a stream that was made then is the one that is known. Of a time that another server of a
+/// cluster tells, or that was kept with fewer digits, less than a second says nothing; nor does a stream
+/// that is older than it was, because it came back from a backup.
+pub fn is_same_stream(known: Option<Timestamp>, made_at: Option<Timestamp>) -> bool {
+    known
+        .zip(made_at)
+        .is_none_or(|(known, made_at)| made_at.since(known) < Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_was_made_later_is_another() {
+        let known = Some("2026-01-01T00:00:00.5Z");
+        for (known, made_at, same) in [
+            (known, Some("2026-01-01T00:00:00.5Z"), true),
+            (known, Some("2026-01-01T00:00:00.500000123Z"), true),
+            (known, Some("2026-01-01T00:00:01.5Z"), false),
+            (known, Some("2027-01-01T00:00:00Z"), false),
+            // From a backup.
+            (known, Some("2025-12-31T00:00:00Z"), true),
+            (known, None, true),
+            (None, Some("2026-01-01T00:00:00Z"), true),
+        ] {
+            let at = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            assert_eq!(
+                is_same_stream(at(known), at(made_at)),
+                same,
+                "{known:?} {made_at:?}"
+            );
+        }
+    }
 }

@@ -60,7 +60,7 @@ impl Watch for NatsWatch {
                 let (message, place) = match self.reader.next().await? {
                     Read::Message(message, place) => (message, place),
                     Read::Gap(_) | Read::Nothing => continue,
-                    Read::Closed => return Err(closed_or_gone(&self.bucket)),
+                    Read::Reset | Read::Closed => return Err(closed_or_gone(&self.bucket)),
                 };
                 let Some(key) = key_of(&self.bucket, &message.subject) else {
                     continue;

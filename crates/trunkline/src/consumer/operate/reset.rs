@@ -1,5 +1,6 @@
 //! Beginning anew.
 
+use smol_str::format_smolstr;
 use tokio::time::Instant;
 use trunkline_core::engine::{Change, ConsumerRef, ConsumerSpec, Op, Position};
 use trunkline_core::{Error, ErrorKind, Result};
@@ -127,8 +128,10 @@ pub(super) async fn reset(
     if !live.is_empty() && beside == Beside::Refuse {
         return Err(in_use(at, live.len()));
     }
+    let made_at = store.engine.topology().made_at(&at.stream).await?;
     let new = Definition {
         generation: old.generation + 1,
+        stream_made_at: made_at.map(|at| format_smolstr!("{at}")),
         earlier: Vec::new(),
         start: start(store, &at.stream, &old.filters()?, to).await?,
         ..old.clone()

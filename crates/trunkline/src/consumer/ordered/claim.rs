@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use trunkline_core::engine::{Entry, Expectation, Op, Rev, Seq, StateKey};
-use trunkline_core::{Error, ErrorKind, Filter, Name, Result};
+use trunkline_core::{Error, ErrorKind, Filter, Name, Result, Timestamp};
 
 use super::body::put;
 use super::earlier::Earlier;
@@ -25,6 +25,8 @@ pub(super) struct Place {
     pub(super) store: Store,
     pub(super) keys: Keys,
     pub(super) stream: Name,
+    /// When the stream was made, where the engine tells.
+    pub(super) made_at: Option<Timestamp>,
     pub(super) me: SmolStr,
     pub(super) lease: Arc<Lease>,
     pub(super) sides: Arc<Sides>,
@@ -142,7 +144,7 @@ impl Place {
             }
         }
         let sides = self.sides(layout, free.partition, epoch).await?;
-        let due = |side: &Side, stored: trunkline_core::Timestamp| match side.state {
+        let due = |side: &Side, stored: Timestamp| match side.state {
             SideState::Waiting { delay_ms } => {
                 let passed = entry.at.since(stored);
                 seen + Duration::from_millis(delay_ms).saturating_sub(passed)
@@ -201,7 +203,7 @@ impl Place {
         layout: Layout,
         partition: u16,
         at_least: Rev,
-    ) -> Result<Vec<(Seq, Side, trunkline_core::Timestamp)>> {
+    ) -> Result<Vec<(Seq, Side, Timestamp)>> {
         let generation = layout.generation;
         let mut found = self.sides.0.lock().await;
         let serves = |found: &Found| found.generation == generation && found.rev >= at_least;
@@ -294,6 +296,7 @@ pub(super) async fn define(
     keys: &Keys,
     wanted: &Definition,
     filters: &[Filter],
+    made_at: Option<Timestamp>,
 ) -> Result<(Rev, Layout)> {
     let key = keys.definition()?;
     let mut layout = wanted.layout();
@@ -310,9 +313,21 @@ pub(super) async fn define(
                  how far it got",
             ));
         }
-        let grown = definition.add(filters)?;
+        if !definition.is_of_stream(made_at) {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                "the stream was deleted and made again since the consumer began: its place means nothing in the new \
+                 one; say where to begin there with `trunkline consumers reset NAME --to first`",
+            ));
+        }
+        let mut changed = definition.add(filters)?;
         layout = definition.layout();
-        if grown {
+        // Of a version that did not know of it.
+        if definition.stream_made_at.is_none() && wanted.stream_made_at.is_some() {
+            definition.stream_made_at.clone_from(&wanted.stream_made_at);
+            changed = true;
+        }
+        if changed {
             definition.encode().map(Some)
         } else {
             Ok(None)

@@ -308,6 +308,7 @@ mod tests {
             partitions,
             earlier: earlier.to_vec(),
             start: 1,
+            stream_made_at: None,
             filters: Vec::new(),
             paused: Vec::new(),
         };

@@ -129,6 +129,7 @@ impl Member {
             bucket: inner.settings.bucket.clone(),
         };
         let keys = Keys::new(&shared.name, &stream);
+        let made_at = inner.engine.topology().made_at(&stream).await?;
         let text = |filter: &Filter| format_smolstr!("{filter}");
         let wanted = Definition {
             mode: match intake {
@@ -146,10 +147,13 @@ impl Member {
                 Some(_) => 1,
                 None => start(&store, &stream, filters, from).await?,
             },
+            stream_made_at: made_at.map(|at| format_smolstr!("{at}")),
             filters: filters.iter().map(text).collect(),
             paused: Vec::new(),
         };
-        let (definition, layout) = define(&store, &keys, &wanted, filters).await?;
+        let (definition, layout) = define(&store, &keys, &wanted, filters, made_at)
+            .await
+            .map_err(|error| error.at(format_args!("consumer {} of {stream}", shared.name)))?;
         let (is_ordered, has) = (intake.is_none(), layout.partitions);
         if let Some(wanted) = partitions.filter(|wanted| is_ordered && *wanted != has) {
             tracing::warn!(
@@ -169,6 +173,7 @@ impl Member {
             store,
             keys,
             stream,
+            made_at,
             me,
             lease: Arc::clone(&membership.lease),
             sides: Arc::default(),

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, format_smolstr};
-use trunkline_core::engine::{Rev, Seq, StateKey};
+use trunkline_core::engine::{Rev, Seq, StateKey, is_same_stream};
 use trunkline_core::{Error, ErrorKind, Filter, Result, Timestamp};
 
 pub(in crate::consumer) use keys::{About, CONTROL, Keys, Layout, slot_and_seq};
@@ -118,6 +118,10 @@ pub(in crate::consumer) struct Definition {
     pub(in crate::consumer) earlier: Vec<u16>,
     /// The sequence below which nothing is wanted.
     pub(in crate::consumer) start: Seq,
+    /// When the stream was made in which it has its place, where the engine tells: in another of that
+    /// name the place means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::consumer) stream_made_at: Option<SmolStr>,
     /// Everything that some member has a handler for.
     pub(in crate::consumer) filters: Vec<SmolStr>,
     /// Why it is paused; it runs when there is no reason.
@@ -162,6 +166,12 @@ impl Definition {
 
     pub(in crate::consumer) fn filters(&self) -> Result<Vec<Filter>> {
         self.filters.iter().map(Filter::new).collect()
+    }
+
+    /// Whether its place is in the stream that was made then.
+    pub(in crate::consumer) fn is_of_stream(&self, made_at: Option<Timestamp>) -> bool {
+        let known = self.stream_made_at.as_ref().and_then(|at| at.parse().ok());
+        is_same_stream(known, made_at)
     }
 
     /// Adds what is not covered yet; whether anything was.
@@ -443,6 +453,7 @@ mod tests {
             partitions: 16,
             earlier: Vec::new(),
             start: 1,
+            stream_made_at: None,
             filters: vec!["events.order.>".into()],
             paused: Vec::new(),
         };

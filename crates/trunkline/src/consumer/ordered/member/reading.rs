@@ -77,7 +77,14 @@ impl Member {
 
     pub(super) fn read(&mut self, read: Read, now: Instant) -> Result<()> {
         match read {
-            Read::Opened => Ok(()),
+            Read::Opened => {
+                // Some were perhaps claimed since it was told where to begin.
+                let at = self.reader.at;
+                for partition in self.partitions.values_mut() {
+                    partition.lagging |= partition.cursor().read() + 1 < at;
+                }
+                Ok(())
+            }
             Read::Events => {
                 let events = std::mem::take(&mut self.reader.batch);
                 for event in &events {
