@@ -250,16 +250,26 @@ pub(in crate::contract) async fn c6_where_too_much_fails_a_member_pauses_and_tri
         .await
         .unwrap();
     let is_open = |breaker| matches!(breaker, BreakerState::Open { .. });
-    until(&handle, |health| is_open(health.breaker)).await;
+    let started = Instant::now();
+    until(&handle, |health| {
+        is_open(health.breaker) && health.running == 0
+    })
+    .await;
     let opened = Instant::now();
     // Five of ten opened it, and three more may have been running then.
     let before = failed.load(Ordering::Relaxed);
     assert!((5..=8).contains(&before), "{before} failed");
+    let BreakerState::Open { again_in } = handle.health().breaker else {
+        panic!("it tries again already");
+    };
+    // It opened after it was started, and what is left of the pause began then.
+    let whole = again_in + started.elapsed();
+    assert!(whole >= PAUSE * 9 / 10, "it pauses for {whole:?}");
     while failed.load(Ordering::Relaxed) == before {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let paused = opened.elapsed();
-    assert!(paused >= PAUSE * 9 / 10, "it paused for {paused:?}");
+    assert!(paused >= again_in * 9 / 10, "it paused for {paused:?}");
     until(&handle, |health| is_open(health.breaker)).await;
     assert_eq!(
         failed.load(Ordering::Relaxed),
