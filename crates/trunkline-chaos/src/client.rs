@@ -1,12 +1,13 @@
 //! What workers and publishers have in common: who they are, their bus, and how they publish.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Stdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
-use trunkline::core::engine::LinkOptions;
+use trunkline::core::engine::{Engine, LinkOptions};
 use trunkline::{Bus, ErrorKind, EventId};
 
 use crate::event::{self, Note, Step};
@@ -61,7 +62,8 @@ impl Process {
                 .link(patient());
             match connecting.await {
                 Ok(bus) => {
-                    tokio::spawn(tell_that_it_serves(bus.clone(), self.clone()));
+                    let engine = Arc::downgrade(bus.engine());
+                    tokio::spawn(tell_that_it_serves(engine, self.clone()));
                     return Ok(bus);
                 }
                 Err(error) if is_passing(&error) => {
@@ -76,13 +78,16 @@ impl Process {
 
 /// Writes down that this process is the server of the others, once it is. It becomes so when it opens the
 /// directory, or later, while the owner is away.
-async fn tell_that_it_serves(bus: Bus, process: Process) {
-    let serves = || {
-        let engine = bus.engine();
+async fn tell_that_it_serves(engine: Weak<dyn Engine>, process: Process) {
+    let serves = |engine: Arc<dyn Engine>| {
         engine.name() == "file" && engine.facts().iter().all(|fact| fact.name != "attached")
     };
-    while !serves() {
-        sleep(AGAIN).await;
+    loop {
+        match engine.upgrade().map(serves) {
+            None => return,
+            Some(true) => break,
+            Some(false) => sleep(AGAIN).await,
+        }
     }
     match Lines::open(&process.dir.join(PUBLISHED)) {
         Ok(lines) => lines.write(&Told {
