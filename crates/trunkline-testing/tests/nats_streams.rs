@@ -1,10 +1,6 @@
 //! Somebody deletes a stream on a real server, and it is made again: places in the old one mean nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test panics where it fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod on_nats;
 

@@ -20,7 +20,7 @@ const TYPE: &str = "trunkline.dead_letter";
 impl Consumer {
     /// Handles what consumers of this bus give up, from the first dead letter that is stored unless
     /// told otherwise: for an alert, a ticket, or a repair. Each goes to whichever member is free, and
-    /// is tried again as any event is; one that is dealt with before its turn is left out.
+    /// is tried again as any event is; one that is dealt with before it is read is left out.
     ///
     /// [`Context`](crate::Context) and [`Meta`](crate::Meta) are of an event of its own, of type
     /// `trunkline.dead_letter`, which the original has caused; its id is the same whenever this dead
