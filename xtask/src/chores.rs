@@ -16,13 +16,16 @@ const REAL_DATA: &str = "examples/real-data/run.sh";
 const FOREIGN: &str = "interop/run.py";
 
 /// `cargo xtask test`. The server that tests run comes first, so that no test has to wait for a
-/// download and all get the same one. Doctests come apart because `--all-targets` leaves them out. The example
-/// comes late because it is slow to say what is wrong, and the foreign clients come last because
-/// only they need a package registry.
+/// download and all get the same one. A failure does not hide those after it. Doctests come apart because
+/// `--all-targets` leaves them out. The example comes late because it is slow to say what is wrong, and the
+/// foreign clients come last because only they need a package registry.
 pub(crate) fn test() -> Vec<Step> {
     vec![
         Step::new("nats-server", Action::NatsServer),
-        tests("tests", &["test", "--workspace", "--all-targets"]),
+        tests(
+            "tests",
+            &["test", "--workspace", "--all-targets", "--no-fail-fast"],
+        ),
         tests("doctests", &["test", "--workspace", "--doc"]),
         Step::new("example on real data", Action::ScriptIfPresent(REAL_DATA)),
         Step::new("foreign clients", Action::PythonChecks(FOREIGN)),

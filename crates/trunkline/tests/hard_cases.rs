@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
-use tokio::sync::mpsc;
-use trunkline::core::engine::{Change, ConsumerRef, Credit, Removal, Settle, StreamSpec, Token};
+use tokio::sync::{Notify, mpsc};
+use trunkline::core::engine::{
+    Change, ConsumerRef, Credit, Removal, Settle, Settler, StreamSpec, Token,
+};
 use trunkline::dead_letter::{Discard, Page, Selection};
 use trunkline::{
     Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
@@ -48,6 +50,12 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work)
         .await
         .unwrap()
+}
+
+/// Settles a delivery that is under a lease.
+async fn settled(settler: &dyn Settler, token: Token, settle: Settle) {
+    let settling = settler.settle(smallvec![(token, settle)], true);
+    settling.completed().await.unwrap().remove(0).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,8 +165,7 @@ async fn c7_a_member_whose_lease_is_gone_stops_what_runs_under_it() {
     };
     let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
     let token = Token { seq: 1, lease: 1 };
-    let given_back = settler.settle(smallvec![(token, Settle::GiveBack)], true);
-    given_back.completed().await.unwrap().remove(0).unwrap();
+    settled(&*settler, token, Settle::GiveBack).await;
     let mut theirs = Vec::new();
     in_time(feed.fetch(Credit::items(1), &mut theirs))
         .await
@@ -170,9 +177,44 @@ async fn c7_a_member_whose_lease_is_gone_stops_what_runs_under_it() {
         (report.finished, report.cancelled, report.given_back),
         (0, 0, 0)
     );
-    let token = theirs[0].token;
-    let done = settler.settle(smallvec![(token, Settle::Ack)], true);
-    done.completed().await.unwrap().remove(0).unwrap();
+    settled(&*settler, theirs[0].token, Settle::Ack).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_a_member_whose_lease_is_gone_hands_nothing_over() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut begun) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let handler = {
+        let go_on = Arc::clone(&go_on);
+        move |job: Job| {
+            let (seen, go_on) = (seen.clone(), Arc::clone(&go_on));
+            async move {
+                seen.send(job.n).unwrap();
+                go_on.notified().await;
+                Err("too late".throttled(Duration::from_secs(1)))
+            }
+        }
+    };
+    bus.consumer("jobs").on(handler).start().await.unwrap();
+    publish(&bus, 1).await;
+    assert_eq!(in_time(begun.recv()).await, Some(0));
+    // As after a pause of the whole process: somebody else has had the event, and done it.
+    let at = ConsumerRef {
+        stream: name("EVENTS"),
+        consumer: name("jobs"),
+    };
+    let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
+    let token = Token { seq: 1, lease: 1 };
+    settled(&*settler, token, Settle::GiveBack).await;
+    let mut theirs = Vec::new();
+    in_time(feed.fetch(Credit::items(1), &mut theirs))
+        .await
+        .unwrap();
+    settled(&*settler, theirs[0].token, Settle::Ack).await;
+    go_on.notify_one();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(begun.try_recv().ok(), None, "it is done");
 }
 
 #[tokio::test(start_paused = true)]

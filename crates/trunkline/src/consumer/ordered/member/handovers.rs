@@ -1,7 +1,7 @@
 //! Handing an event that failed under a lease over to the owner of its partition.
 //!
-//! Whoever had the lease writes a side record that expects to be the first and says that it was
-//! handed over. The owner, if that is somebody else, hears of it by a watch and takes it on with a
+//! Whoever has the lease starts it anew, and if it still has it, writes a side record that expects to
+//! be the first and says that it was handed over. The owner, if that is somebody else, hears of it by a watch and takes it on with a
 //! write under its fence that expects the record as it was heard of: so an old tale of a record that
 //! is done with changes nothing.
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use trunkline_core::engine::{
-    Expectation, Op, Rev, Seq, Settle, StateKey, StoredEvent, Token, Watched,
+    Expectation, Op, Rev, Seq, Settle, Settler, StateKey, StoredEvent, Token, Watched,
 };
 use trunkline_core::{ErrorKind, Result};
 
@@ -196,7 +196,7 @@ impl Member {
             && bytes < MAX_BYTES
             && let Some(handover) = intake.handovers.pop_front()
         {
-            let mut write = Written::new(&self.place.keys, layout, handover, max_value)?;
+            let mut write = Write::new(&self.place.keys, layout, handover, max_value)?;
             let token = write.handover.token;
             let id = layout.partition(Lane::new(None, token.seq).slot());
             if let Some(partition) = self.partitions.get(&id)
@@ -210,18 +210,35 @@ impl Member {
             intake.handing.push(token);
             writes.push(write);
         }
-        let place = Arc::clone(&self.place);
+        let (place, settler) = (Arc::clone(&self.place), Arc::clone(&intake.settler));
         self.tasks.spawn(async move {
-            let stored = store(&place.store, writes).await;
-            Done::HandedOver(layout, stored)
+            let written = async {
+                let (writes, lost) = leased(settler.as_ref(), writes).await?;
+                let stored = store(&place.store, writes).await?;
+                Ok(Written { stored, lost })
+            };
+            Done::HandedOver(layout, written.await)
         });
         Ok(())
     }
 
     /// They are stored, now or by an earlier delivery: whoever owns their partitions has them.
-    pub(super) fn handed_over(&mut self, layout: Layout, stored: Vec<Stored>, now: Instant) {
+    pub(super) fn handed_over(&mut self, layout: Layout, written: Written, now: Instant) {
+        let Written { stored, lost } = written;
         if let Some(intake) = &mut self.intake {
             intake.handing.clear();
+            intake.lose(&lost);
+        }
+        if let Some(handovers) = &mut self.handovers {
+            handovers
+                .own
+                .retain(|seq| lost.iter().all(|token| token.seq != *seq));
+        }
+        if !lost.is_empty() {
+            tracing::warn!(
+                consumer = %self.shared.name, stream = %self.place.stream, events = lost.len(),
+                "leases had ended when their events failed, so what other members do with them counts"
+            );
         }
         for Stored {
             handover,
@@ -366,23 +383,30 @@ impl Member {
     }
 }
 
-/// One handover as it is written.
-struct Written {
+/// One handover as it is to be written.
+struct Write {
     handover: Handover,
     ops: Vec<Op>,
     /// Of its partition, if that is ours.
     epoch: Option<Rev>,
 }
 
+/// What became of handovers.
+pub(super) struct Written {
+    stored: Vec<Stored>,
+    /// Others have these by now.
+    lost: Vec<Token>,
+}
+
 /// One handover that is written.
-pub(super) struct Stored {
+struct Stored {
     handover: Handover,
     /// Whether it is the first, and not there by an earlier delivery.
     is_new: bool,
     epoch: Option<Rev>,
 }
 
-impl Written {
+impl Write {
     fn new(keys: &Keys, layout: Layout, mut handover: Handover, max_value: usize) -> Result<Self> {
         let seq = handover.token.seq;
         let pieces = body::encode(&handover.event, max_value)?;
@@ -414,8 +438,48 @@ impl Written {
     }
 }
 
+/// Those that are still ours, for as long as a lease that starts anew, and the deliveries that are not:
+/// a process that stood still fails what it had at work when it goes on, and others may have done it.
+async fn leased(settler: &dyn Settler, writes: Vec<Write>) -> Result<(Vec<Write>, Vec<Token>)> {
+    let (mut leased, mut lost) = (Vec::with_capacity(writes.len()), Vec::new());
+    let mut unknown = writes;
+    loop {
+        let tokens = unknown.iter().map(|write| write.handover.token);
+        let tokens = tokens.map(|token| (token, Settle::Extend)).collect();
+        let mut last = None;
+        match settler.settle(tokens, true).completed().await {
+            Ok(extended) => {
+                for (write, extended) in std::mem::take(&mut unknown).into_iter().zip(extended) {
+                    match extended {
+                        Ok(()) => leased.push(write),
+                        Err(error) if error.kind() == ErrorKind::StaleLease => {
+                            lost.push(write.handover.token);
+                        }
+                        Err(error) => {
+                            unknown.push(write);
+                            last = Some(error);
+                        }
+                    }
+                }
+            }
+            Err(error) => last = Some(error),
+        }
+        match last {
+            None => return Ok((leased, lost)),
+            Some(error) if error.retryable() => {
+                tracing::debug!(%error, again_in = ?PAUSE, "it is not known whether leases hold");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Some(error) => return Err(error),
+        }
+    }
+}
+
 /// Stores them, all at once or, if one of them is there already, one after another.
-async fn store(store: &Store, writes: Vec<Written>) -> Result<Vec<Stored>> {
+async fn store(store: &Store, writes: Vec<Write>) -> Result<Vec<Stored>> {
+    if writes.is_empty() {
+        return Ok(Vec::new());
+    }
     let ops = writes.iter().flat_map(|write| write.ops.clone()).collect();
     let all = store.commit(Store::commit_id(), Vec::new(), ops).await?;
     if all != Known::Conflict {

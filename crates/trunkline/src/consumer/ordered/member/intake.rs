@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! fetch ──► queue ──► run ── ok ─────────────────────────────────► ack
-//!   │                  ├── failed ──► side record, stored ───────► ack
+//!   │                  ├── failed, lease holds ──► side record ──► ack
 //!   │ suspicious ──────┼──────────────────▲
 //!   │                  └── of a type or version unknown here ──┐
 //!   └── still at work here, its lease having ended ────────────┴─► later ──► given back
@@ -50,7 +50,7 @@ const MAX_LATER: usize = 10_000;
 /// Where a member of a shared consumer gets its events from.
 pub(in crate::consumer) struct Intake {
     feed: Box<dyn Feed>,
-    settler: Arc<dyn Settler>,
+    pub(super) settler: Arc<dyn Settler>,
     fetched: Vec<Delivery>,
     /// The highest sequence that has come.
     highest: Seq,
@@ -124,6 +124,15 @@ impl Intake {
         let leased = self.held.remove(&token)?;
         self.held_bytes -= leased.event.body.rough_bytes();
         Some(leased)
+    }
+
+    /// Forgets deliveries that are somebody else's by now.
+    pub(super) fn lose(&mut self, lost: &[Token]) {
+        for token in lost {
+            self.take(*token);
+        }
+        self.later.retain(|(_, token)| !lost.contains(token));
+        self.handovers.retain(|one| !lost.contains(&one.token));
     }
 
     pub(super) fn settle(&mut self, token: Token, settle: Settle) {
@@ -526,10 +535,7 @@ impl Member {
             consumer = %self.shared.name, stream = %self.place.stream, events = lost.len(),
             "leases have ended, so other members get their events; what runs of them is cancelled"
         );
-        for token in &lost {
-            intake.take(*token);
-        }
-        intake.later.retain(|(_, token)| !lost.contains(token));
+        intake.lose(&lost);
         self.runs.lose_leased(|token| lost.contains(&token));
     }
 

@@ -11,7 +11,7 @@ use super::super::partition::{Claimed, Ended, Fault, Next, Partition};
 use super::super::record::Layout;
 use super::Member;
 use super::burials::{Burial, Exhumed};
-use super::handovers::{Stored, Taken};
+use super::handovers::{Taken, Written};
 use super::runs::{Ran, RunId, Which};
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
 use crate::failure::Failure;
@@ -36,7 +36,7 @@ pub(super) enum Done {
     /// What was decided of deliveries, and what the engine said to it.
     Told(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
-    HandedOver(Layout, Result<Vec<Stored>>),
+    HandedOver(Layout, Result<Written>),
     TakenOn(u16, Rev, Result<Taken>),
     /// A dead letter is stored whose event somebody else will find dying.
     BuriedForOthers(Result<()>),
@@ -241,8 +241,8 @@ impl Member {
                 self.renewed(&batch, renewed);
                 Ok(())
             }
-            Done::HandedOver(layout, stored) => {
-                self.handed_over(layout, stored?, now);
+            Done::HandedOver(layout, written) => {
+                self.handed_over(layout, written?, now);
                 Ok(())
             }
             Done::BuriedForOthers(buried) => {
