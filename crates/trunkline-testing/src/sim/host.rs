@@ -146,6 +146,15 @@ impl Port {
         self.dead.happen();
     }
 
+    /// Serves this process, at the server's end, for as long as it lives.
+    pub(crate) async fn while_alive(&self, serving: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = self.dead.wait() => {}
+            () = serving => {}
+        }
+    }
+
     pub(crate) fn note(&self, what: u64, text: impl FnOnce() -> String) {
         if !self.is_dead() {
             self.hub.note(self.now(), &self.name, what, text);

@@ -41,11 +41,12 @@ impl SimFollow {
     ) -> Result<Self> {
         let (demands, demanded) = unbounded_channel();
         let (tell, told) = unbounded_channel();
-        let (asker, lane) = ((net.port.host, net.port.life), net.port.hub.lane());
+        let (port, lane) = (Arc::clone(&net.port), net.port.hub.lane());
         net.ask(Call::Open, format!("follow from {from}"), move |site| {
             Box::pin(async move {
                 let follow = site.engine.log().follow(&stream, from, &filters).await?;
-                tokio::spawn(site.follow(asker, lane, follow, demanded, tell));
+                let serving = site.follow((port.host, port.life), lane, follow, demanded, tell);
+                tokio::spawn(async move { port.while_alive(serving).await });
                 Ok(())
             })
         })
@@ -135,12 +136,13 @@ impl SimWatch {
         from: Rev,
     ) -> Result<Self> {
         let (tell, told) = unbounded_channel();
-        let (asker, lane) = ((net.port.host, net.port.life), net.port.hub.lane());
+        let (port, lane) = (Arc::clone(&net.port), net.port.hub.lane());
         net.ask(Call::Open, format!("watch from {from}"), move |site| {
             Box::pin(async move {
                 let state = site.engine.state();
                 let watch = state.watch(&bucket, prefix.as_ref(), from).await?;
-                tokio::spawn(site.watch(asker, lane, watch, tell));
+                let serving = site.watch((port.host, port.life), lane, watch, tell);
+                tokio::spawn(async move { port.while_alive(serving).await });
                 Ok(())
             })
         })
@@ -179,14 +181,15 @@ impl SimListener {
         capacity: usize,
     ) -> Result<Self> {
         let (tell, told) = unbounded_channel();
-        let (asker, lane) = ((net.port.host, net.port.life), net.port.hub.lane());
+        let (port, lane) = (Arc::clone(&net.port), net.port.hub.lane());
         net.ask(Call::Open, format!("listen to {filters:?}"), {
             let filters = filters.clone();
             move |site| {
                 Box::pin(async move {
                     let live = site.engine.live();
                     let listener = live.listen(&filters, share.as_ref(), capacity).await?;
-                    tokio::spawn(site.listen(asker, lane, listener, tell));
+                    let serving = site.listen((port.host, port.life), lane, listener, tell);
+                    tokio::spawn(async move { port.while_alive(serving).await });
                     Ok(())
                 })
             }
@@ -241,7 +244,7 @@ impl SimFeed {
     pub(crate) async fn open(net: &SimNet, at: ConsumerRef) -> Result<(Self, Arc<SimSettler>)> {
         let (demands, demanded) = unbounded_channel();
         let (tell, told) = unbounded_channel();
-        let asker = (net.port.host, net.port.life);
+        let port = Arc::clone(&net.port);
         let (settler, ack_wait) = net
             .ask(Call::Open, format!("consumer {}", at.consumer), {
                 let at = at.clone();
@@ -253,7 +256,8 @@ impl SimFeed {
                         let ack_wait = found.consumers.iter().find(known);
                         let ack_wait = ack_wait.map_or(Duration::ZERO, |s| s.spec.ack_wait);
                         let (feed, settler) = site.engine.consume().open(&at).await?;
-                        tokio::spawn(site.feed(asker, feed, demanded, tell));
+                        let serving = site.feed((port.host, port.life), feed, demanded, tell);
+                        tokio::spawn(async move { port.while_alive(serving).await });
                         Ok((settler, ack_wait))
                     })
                 }

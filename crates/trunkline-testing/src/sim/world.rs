@@ -46,6 +46,9 @@ pub struct World {
     lost: Vec<Packet>,
     is_out: bool,
     lives: Vec<Life>,
+    /// Processes that have ended. A runtime drops its tasks in an order that depends on what else this
+    /// program does, and others would notice; so they are dropped with the world.
+    over: Vec<Running>,
 }
 
 /// A process from its start to its end.
@@ -158,6 +161,7 @@ impl World {
             lost: Vec::new(),
             is_out: false,
             lives: Vec::new(),
+            over: Vec::new(),
         };
         world.wake_server(Duration::ZERO);
         world
@@ -504,9 +508,8 @@ impl World {
         };
         self.hub
             .note(now, &host.name, 9, || format!("ends: {end:?}"));
-        // Nothing that is dropped with the runtime has a word to say.
         running.port.die();
-        drop(running);
+        self.over.push(running);
         host.standing = Standing::Down;
         host.tick = None;
         host.mail.clear();
