@@ -9,6 +9,7 @@ mod reading;
 mod runs;
 mod standing;
 mod tasks;
+mod writes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -39,6 +40,7 @@ use ownership::Hold;
 use runs::{RunId, Runs};
 use standing::{Asked, News, Requests, Taken};
 use tasks::{Done, is_about_ownership};
+use writes::Group;
 
 /// How long to leave an engine alone that failed to read.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -93,6 +95,7 @@ pub(in crate::consumer) struct Member {
     /// Where the events of a shared consumer come from.
     intake: Option<Intake>,
     handovers: Option<Handovers>,
+    group: Group,
     /// Where those of an ordered one come from.
     reader: Reader,
     /// Not before then is the stream read again: it failed a moment ago.
@@ -214,6 +217,7 @@ impl Member {
             holds: BTreeMap::new(),
             intake,
             handovers: None,
+            group: Group::default(),
             reader: Reader::new(),
             read_from: Instant::now(),
             catching_up: None,

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
-use trunkline_core::engine::{Committed, Expectation, Op, Rev, Seq, StoredEvent};
+use trunkline_core::engine::{Expectation, Op, Rev, Seq, StoredEvent};
 use trunkline_core::{ErrorKind, Result, Timestamp, key};
 
 use super::super::body;
 use super::super::claim::Place;
-use super::super::partition::{Lane, Write};
+use super::super::partition::Lane;
 use super::super::record::{Layout, Side};
 use super::super::store::{Known, Store};
 use super::runs::RunId;
@@ -496,32 +496,6 @@ pub(super) async fn bury(
         ops: vec![dead.put(seq, &record, expect)?],
         is_settled: false,
     })
-}
-
-/// Writes under the fence of a partition; whether that was still owned. How a dead letter stands
-/// is left as it is if an operator has changed it since it was looked at.
-pub(super) async fn write(
-    place: &Place,
-    layout: Layout,
-    partition: u16,
-    epoch: Rev,
-    mut write: Write,
-) -> Result<bool> {
-    let owner = place.keys.owner(layout, partition)?;
-    loop {
-        let fence = vec![(owner.clone(), Expectation::Rev(epoch))];
-        let Write { id, ops } = &write;
-        let outcome = place.store.outcome(id.clone(), fence, ops.clone()).await?;
-        let Committed::Conflict { key, .. } = outcome else {
-            return Ok(true);
-        };
-        let before = write.ops.len();
-        write.ops.retain(|op| *op.key() != key);
-        if key == owner || write.ops.len() == before {
-            return Ok(false);
-        }
-        write.id = Store::commit_id();
-    }
 }
 
 /// Reads what this owner has written, perhaps a moment ago. Only after several looks it counts as damaged:

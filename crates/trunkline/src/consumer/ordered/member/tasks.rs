@@ -1,18 +1,17 @@
 //! What goes on beside the member's loop, and what its end means.
 
-use std::sync::Arc;
-
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use trunkline_core::engine::{Batch, Op, Page, Rev, Seq, Settle, StoredEvent, Token};
 use trunkline_core::{Error, ErrorKind, Result};
 
-use super::super::partition::{Claimed, Ended, Fault, Next, Partition};
+use super::super::partition::{Claimed, Ended, Fault, Partition};
 use super::super::record::Layout;
 use super::Member;
 use super::burials::{Burial, Exhumed};
 use super::handovers::{Taken, Written};
 use super::runs::{Ran, RunId, Which};
+use super::writes::Kind;
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
 use crate::failure::Failure;
 
@@ -20,8 +19,8 @@ use crate::failure::Failure;
 pub(super) enum Done {
     Claim(Layout, u16, Result<Option<Claimed>>),
     Release(u16, Rev, Result<()>),
-    /// A write; whether the partition was still owned.
-    Write(u16, Rev, Result<bool>),
+    /// Writes of partitions; whether each was still owned.
+    Written(Kind, Result<Vec<(u16, Rev, bool)>>),
     /// The dead letter of an event is stored; the changes that say so.
     Burial(RunId, Result<Burial>),
     /// A replay is done; the changes that say so.
@@ -46,7 +45,7 @@ pub(super) enum Done {
 pub(super) fn is_about_ownership(done: &Result<Done, JoinError>) -> bool {
     matches!(
         done,
-        Ok(Done::Claim(..) | Done::Release(..) | Done::Sweep(..) | Done::Write(..))
+        Ok(Done::Claim(..) | Done::Release(..) | Done::Sweep(..) | Done::Written(..))
     )
 }
 
@@ -150,23 +149,6 @@ impl Member {
         })
     }
 
-    /// Writes what partitions have to write, one write of each at a time.
-    pub(super) fn write(&mut self, now: Instant) -> Result<()> {
-        let Some(layout) = self.definition.as_ref().map(super::Definition::layout) else {
-            return Ok(());
-        };
-        for partition in self.partitions.values_mut() {
-            if let Some(write) = partition.write(now, super::Store::commit_id)? {
-                let (place, id, epoch) = (Arc::clone(&self.place), partition.id, partition.epoch);
-                self.tasks.spawn(async move {
-                    let stored = super::burials::write(&place, layout, id, epoch, write).await;
-                    Done::Write(id, epoch, stored)
-                });
-            }
-        }
-        Ok(())
-    }
-
     /// A task has ended.
     pub(super) fn done(&mut self, done: Result<Done, JoinError>, now: Instant) -> Result<()> {
         let done = done.map_err(|error| {
@@ -207,7 +189,7 @@ impl Member {
                     Err(error) => Err(error),
                 }
             }
-            Done::Write(id, epoch, stored) => self.written(id, epoch, stored?, now),
+            Done::Written(kind, stored) => self.all_written(kind, stored, now),
             Done::Burial(run, buried) => {
                 let name = self.shared.name.clone();
                 let Some(partition) = self.still_mine(run, now) else {
@@ -278,41 +260,5 @@ impl Member {
     fn still_mine(&mut self, run: RunId, now: Instant) -> Option<&mut Partition> {
         let holds = self.place.lease.holds(now);
         self.mine(run).filter(|_| holds)
-    }
-
-    fn written(&mut self, id: u16, epoch: Rev, owned: bool, now: Instant) -> Result<()> {
-        let Some(partition) = self
-            .partitions
-            .get_mut(&id)
-            .filter(|one| one.epoch == epoch)
-        else {
-            return Ok(());
-        };
-        if !owned {
-            tracing::warn!(
-                consumer = %self.shared.name, stream = %self.place.stream, partition = id,
-                "a partition was taken over by another member"
-            );
-            self.lose(id);
-            return Ok(());
-        }
-        let stopping = partition.stopping;
-        let possible = partition.written(now)?;
-        if stopping {
-            self.runs.forget(id);
-        }
-        for next in possible {
-            let run = |seq| RunId {
-                partition: id,
-                epoch,
-                seq,
-            };
-            match next {
-                Next::Run(started) => self.runs.run(run(started.seq), started, now),
-                Next::Bury(seq) => self.bury(run(seq)),
-                Next::Unbury { seq, entry } => self.unbury(seq, entry),
-            }
-        }
-        Ok(())
     }
 }

@@ -92,9 +92,16 @@ impl Partition {
         self.staged.push_back(change);
     }
 
-    /// When there will be something to write or to start, if nothing happens before.
+    /// Whether there is more to write than how far it got.
+    pub(in super::super) fn has_changes(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// When there will be something to write or to start, if nothing happens before. Changes wait for
+    /// nothing but the end of a write that is under way, here or in the member.
     pub(in super::super) fn next_due(&self) -> Option<Instant> {
         let write = match (&self.writing, self.dirty_since) {
+            _ if self.has_changes() => None,
             (None, Some(since)) => Some(since + self.patience()),
             (None, None) if self.cursor.floor() > self.written_floor => {
                 Some(self.written_at + FLOOR_EVERY)
