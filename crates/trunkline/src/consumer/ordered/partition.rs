@@ -53,6 +53,9 @@ const LONGEST_UNCOMMITTED: Duration = Duration::from_millis(500);
 const MAX_STARTS: u32 = 5;
 /// From this start on an event runs alone in its member, so that no neighbour is blamed.
 const ALONE_FROM: u32 = 3;
+/// Bytes of events beside the main flow that one partition keeps in memory, so that their next run need not
+/// read them.
+const MAX_KEPT_BYTES: usize = 1 << 20;
 /// Side records of one partition at most. At the limit it stops reading.
 pub(in crate::consumer) const MAX_SIDES: usize = 10_000;
 
@@ -135,6 +138,9 @@ pub(super) struct Partition {
     held: FxHashMap<Seq, Held>,
     held_bytes: usize,
     sides: FxHashMap<Seq, Beside>,
+    /// The events of some of them.
+    kept: FxHashMap<Seq, StoredEvent>,
+    kept_bytes: usize,
     /// What may start, in the order in which it may.
     ready: VecDeque<Seq>,
     due: BTreeSet<(Instant, Seq)>,
@@ -218,6 +224,8 @@ impl Partition {
             held: FxHashMap::default(),
             held_bytes: 0,
             sides,
+            kept: FxHashMap::default(),
+            kept_bytes: 0,
             ready: VecDeque::new(),
             due: BTreeSet::new(),
             parking,

@@ -246,7 +246,7 @@ impl Member {
             epoch,
         } in stored
         {
-            let Handover { token, side, .. } = handover;
+            let Handover { token, event, side } = handover;
             if let Some(intake) = &mut self.intake {
                 intake.settle(token, Settle::Ack);
             }
@@ -259,7 +259,7 @@ impl Member {
                 && is_new
                 && Some(partition.epoch) == epoch
             {
-                partition.adopt(token.seq, side, now);
+                partition.adopt(token.seq, side, Some(&event), now);
             } else if is_new && side.state == SideState::Dying {
                 if *self.stopping.borrow() {
                     self.bury_for_others(layout, token.seq, side);
@@ -377,7 +377,7 @@ impl Member {
             && partition.epoch == epoch
         {
             for (seq, side) in taken.taken {
-                partition.adopt(seq, side, now);
+                partition.adopt(seq, side, None, now);
             }
         }
     }

@@ -72,7 +72,7 @@ struct Hands {
 struct Turn {
     which: Which,
     run: Run,
-    /// The event, once it is there: at once for one of the main flow, from its record for another.
+    /// The event, once it is there: at once if the member has it, from its record otherwise.
     event: Arc<OnceLock<StoredEvent>>,
     /// Its bytes as long as it is in hand: none of what is still in its record.
     bytes: usize,
@@ -314,9 +314,9 @@ impl Runs {
     }
 
     /// Runs what was announced; its permit it has.
-    pub(super) fn run(&mut self, id: RunId, run: Run, now: Instant) {
+    pub(super) fn run(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, now: Instant) {
         let alone = self.announced.remove(&id).unwrap_or(false);
-        self.push(id, run, None, alone, now);
+        self.push(id, run, event, alone, now);
     }
 
     fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {

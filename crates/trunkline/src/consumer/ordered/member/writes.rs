@@ -143,7 +143,9 @@ impl Member {
                 seq,
             };
             match next {
-                Next::Run(started) => self.runs.run(run(started.seq), started, now),
+                Next::Run(started, event) => {
+                    self.runs.run(run(started.seq), started, event, now);
+                }
                 Next::Bury(seq) => self.bury(run(seq)),
                 Next::Unbury { seq, entry } => self.unbury(seq, entry),
             }

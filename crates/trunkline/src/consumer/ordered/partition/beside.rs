@@ -13,12 +13,18 @@ use super::super::body;
 use super::super::record::{Record as _, Side, SideState, millis};
 use super::lane::{Lane, PARKED_AFTER};
 use super::write::{Change, Then};
-use super::{Beside, Ended, Fault, Partition};
+use super::{Beside, Ended, Fault, MAX_KEPT_BYTES, Partition};
 
 impl Partition {
     /// Takes on what was handed over: its record is stored a moment ago. While the partition is given up
     /// only its dead letter can still be stored; all else is for the next owner, who finds it.
-    pub(in super::super) fn adopt(&mut self, seq: Seq, side: Side, now: Instant) {
+    pub(in super::super) fn adopt(
+        &mut self,
+        seq: Seq,
+        side: Side,
+        event: Option<&StoredEvent>,
+        now: Instant,
+    ) {
         let waits = self.stopping && side.state != SideState::Dying;
         if waits || self.sides.contains_key(&seq) {
             return;
@@ -40,6 +46,9 @@ impl Partition {
             is_dealt_with: false,
         };
         self.sides.insert(seq, beside);
+        if let Some(event) = event {
+            self.keep(event);
+        }
         self.resume(seq, &side, due, now);
     }
 
@@ -128,6 +137,7 @@ impl Partition {
         side.replays = None;
         // The entry has the event from now on.
         let pieces = std::mem::take(&mut side.pieces);
+        self.forget(seq);
         self.delete_body(seq, pieces, &mut ops)?;
         ops.extend(self.put_side(seq)?);
         self.stage(Change::new(seq, ops, Then::Nothing), now);
@@ -244,6 +254,7 @@ impl Partition {
         let Some(beside) = self.sides.remove(&seq) else {
             return Ok(());
         };
+        self.forget(seq);
         let slot = beside.lane.slot();
         ops.push(body::delete(self.keys.side(
             self.layout.generation,
@@ -255,6 +266,21 @@ impl Partition {
         self.lanes.done(&beside.lane, seq);
         self.advance(&beside.lane);
         Ok(())
+    }
+
+    /// Keeps an event in memory if there is room; otherwise its record has it, as it has it anyway.
+    fn keep(&mut self, event: &StoredEvent) {
+        let bytes = event.body.rough_bytes();
+        if self.kept_bytes + bytes <= MAX_KEPT_BYTES && !self.kept.contains_key(&event.seq) {
+            self.kept_bytes += bytes;
+            self.kept.insert(event.seq, event.clone());
+        }
+    }
+
+    fn forget(&mut self, seq: Seq) {
+        if let Some(event) = self.kept.remove(&seq) {
+            self.kept_bytes -= event.body.rough_bytes();
+        }
     }
 
     fn delete_body(&self, seq: Seq, pieces: usize, ops: &mut Vec<Op>) -> Result<()> {
@@ -319,6 +345,7 @@ impl Partition {
             is_dealt_with: false,
         };
         self.sides.insert(seq, beside);
+        self.keep(event);
         let ops = self.put_whole(seq, pieces)?;
         self.stage(Change::settling(seq, ops, then), now);
         Ok(())

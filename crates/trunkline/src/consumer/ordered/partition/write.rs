@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 use trunkline_core::Result;
-use trunkline_core::engine::{Op, Seq, StateKey};
+use trunkline_core::engine::{Op, Seq, StateKey, StoredEvent};
 
 use super::super::body;
 use super::super::record::Record as _;
@@ -81,9 +81,13 @@ pub(in super::super) struct Write {
 /// What is to be done now that a write is stored.
 #[derive(Debug)]
 pub(in super::super) enum Next {
-    Run(Run),
+    /// With its event, if that is in hand.
+    Run(Run, Option<StoredEvent>),
     Bury(Seq),
-    Unbury { seq: Seq, entry: Seq },
+    Unbury {
+        seq: Seq,
+        entry: Seq,
+    },
 }
 
 impl Partition {
@@ -194,12 +198,13 @@ impl Partition {
                 Then::Run if self.stopping => self.unannounce(seq, now)?,
                 Then::Run => {
                     if let Some(beside) = self.sides.get(&seq) {
-                        next.push(Next::Run(Run {
+                        let run = Run {
                             seq,
                             pieces: beside.side.pieces,
                             generation: self.layout.generation,
                             failures: beside.side.failures,
-                        }));
+                        };
+                        next.push(Next::Run(run, self.kept.get(&seq).cloned()));
                     }
                 }
             }
