@@ -299,9 +299,13 @@ impl<J: Job> Pool<J> {
         let limit = self.common.control.borrow().concurrency;
         let mut inner = self.common.inner.lock();
         let at_work = inner.running + inner.places.taken();
+        // One that runs alone has the member from when its place is kept to the end of its run.
+        let is_alone = inner.places.alone
+            || inner.is_alone
+            || inner.queue.front().is_some_and(Job::runs_alone);
         let is_free = match alone {
             true => at_work == 0,
-            false => at_work < limit && !inner.is_alone && !inner.places.alone,
+            false => at_work < limit && !is_alone,
         };
         match is_free {
             true => {

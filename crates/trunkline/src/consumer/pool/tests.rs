@@ -329,6 +329,26 @@ async fn c8_a_job_that_runs_alone_has_no_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c8_no_place_is_given_to_others_before_a_job_that_runs_alone_has_ended() {
+    let (mut pool, _control) = pool(3, &Policy::default());
+    let gate = gate();
+    assert!(pool.keep_place(true));
+    assert!(!pool.keep_place(false), "it is about to be pushed");
+    pool.push(std::iter::once(Told {
+        alone: true,
+        placed: true,
+        ..waits(0, &gate)
+    }));
+    assert!(!pool.keep_place(false), "it is about to start");
+    settle().await;
+    assert_eq!(running(&pool), [0]);
+    assert!(!pool.keep_place(false), "it runs");
+    gate.add_permits(1);
+    assert_eq!(finished(&mut pool, 1).await, ["0 well"]);
+    assert!(pool.keep_place(false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_open_breaker_starts_nothing_and_then_one() {
     let breaker = Breaker::default().runs(4).pauses(MINUTE, 2 * MINUTE);
     let (mut pool, _control) = pool(4, &Policy::default().breaker(breaker));
