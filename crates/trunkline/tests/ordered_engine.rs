@@ -1,7 +1,7 @@
 //! The ordered consumer on an engine whose answers do not always come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,8 @@ use trunkline::core::engine::{
     State as StateGroup, StateKey, Topology, Watch,
 };
 use trunkline::{
-    Bus, Connect, Error, ErrorKind, Event, FailureExt, Filter, Link, Name, Result, Start,
+    Attempt, Bus, Connect, Error, ErrorKind, Event, FailureExt, Filter, Link, Name, Result, Retry,
+    Start,
 };
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -22,12 +23,14 @@ struct Step {
 }
 
 /// An engine of which so many reads time out, and so many scans for events are answered by a copy that
-/// lags.
+/// lags. It counts scans for events, and notes how many fences a commit had at most.
 #[derive(Debug)]
 struct Silent {
     inner: Arc<dyn Engine>,
     reads: AtomicU32,
     scans: AtomicU32,
+    scanned: AtomicU32,
+    fences: AtomicUsize,
 }
 
 impl Silent {
@@ -37,6 +40,8 @@ impl Silent {
             inner,
             reads: AtomicU32::new(0),
             scans: AtomicU32::new(0),
+            scanned: AtomicU32::new(0),
+            fences: AtomicUsize::new(0),
         });
         let bus = Connect::with_engine(Arc::clone(&silent) as Arc<dyn Engine>).await?;
         Ok((silent, bus))
@@ -140,6 +145,8 @@ impl Log for Silent {
 
 impl StateGroup for Silent {
     fn commit(&self, bucket: &Bucket, commit: Commit) -> Admitted<'_, Committed> {
+        self.fences
+            .fetch_max(commit.fences.len(), Ordering::Relaxed);
         self.inner.state().commit(bucket, commit)
     }
 
@@ -152,6 +159,8 @@ impl StateGroup for Silent {
         max: Credit,
     ) -> Boxed<'a, Result<Entries>> {
         let is_body = prefix.is_some_and(|prefix| prefix.as_str().contains(".b."));
+        self.scanned
+            .fetch_add(u32::from(is_body), Ordering::Relaxed);
         let is_stale = is_body && at_least == 0 && is_one_of(&self.scans);
         let scan = self
             .inner
@@ -211,6 +220,41 @@ async fn c1_a_member_outlives_reads_that_time_out_while_it_claims() {
         assert!(next.is_ok_and(|key| key.is_some()), "running: {report}");
     }
     assert_eq!(silent.reads.load(Ordering::Relaxed), 0);
+    let report = member.stop().await;
+    assert!(report.failed.is_none(), "{report:?}");
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_what_fails_at_once_is_written_together_and_not_read_again_for_its_retry() {
+    const EVENTS: u32 = 50;
+    let (silent, bus) = Silent::new().await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handler = move |step: Step, attempt: Attempt| {
+        let seen = seen.clone();
+        async move {
+            // Together, whatever partition they are of.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if attempt.0 == 1 {
+                return Err("the first time");
+            }
+            let _ = seen.send(step.key);
+            Ok(())
+        }
+    };
+    let consumer = bus.consumer("steps").concurrency(100).breaker(None);
+    let consumer = consumer.retry(Retry::fixed(2, Duration::from_millis(20)));
+    for key in 0..EVENTS {
+        bus.publish(Step { key }).await.unwrap();
+    }
+    let member = consumer.on(handler).start().await.unwrap();
+    for _ in 0..EVENTS {
+        let next = tokio::time::timeout(Duration::from_secs(60), handled.recv()).await;
+        assert!(next.is_ok_and(|key| key.is_some()));
+    }
+    assert_eq!(silent.scanned.load(Ordering::Relaxed), 0);
+    let together = silent.fences.load(Ordering::Relaxed);
+    assert!(together >= 4, "{together} partitions wrote at once");
     let report = member.stop().await;
     assert!(report.failed.is_none(), "{report:?}");
     bus.close().await.unwrap();
