@@ -58,6 +58,22 @@ async fn settled(settler: &dyn Settler, token: Token, settle: Settle) {
     settling.completed().await.unwrap().remove(0).unwrap();
 }
 
+/// Ends the first lease of the consumer `jobs`, as time would, and leases its event to somebody else.
+async fn taken_by_another(bus: &Bus) -> (Arc<dyn Settler>, Token) {
+    let at = ConsumerRef {
+        stream: name("EVENTS"),
+        consumer: name("jobs"),
+    };
+    let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
+    let token = Token { seq: 1, lease: 1 };
+    settled(&*settler, token, Settle::GiveBack).await;
+    let mut theirs = Vec::new();
+    in_time(feed.fetch(Credit::items(1), &mut theirs))
+        .await
+        .unwrap();
+    (settler, theirs[0].token)
+}
+
 #[tokio::test(start_paused = true)]
 async fn c9_a_dropped_receiver_gives_back_what_nobody_received() {
     let bus = Bus::connect("memory:").await.unwrap();
@@ -159,17 +175,7 @@ async fn c7_a_member_whose_lease_is_gone_stops_what_runs_under_it() {
     publish(&bus, 1).await;
     assert_eq!(in_time(handled.recv()).await, Some("begun"));
     // As after a pause of the whole process: the lease has ended, and somebody else has the event.
-    let at = ConsumerRef {
-        stream: name("EVENTS"),
-        consumer: name("jobs"),
-    };
-    let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
-    let token = Token { seq: 1, lease: 1 };
-    settled(&*settler, token, Settle::GiveBack).await;
-    let mut theirs = Vec::new();
-    in_time(feed.fetch(Credit::items(1), &mut theirs))
-        .await
-        .unwrap();
+    let (settler, theirs) = taken_by_another(&bus).await;
     assert_eq!(in_time(handled.recv()).await, Some("cancelled"));
     // It neither settles the event nor gives it back: it has a new owner.
     let report = in_time(handle.stop()).await;
@@ -177,7 +183,7 @@ async fn c7_a_member_whose_lease_is_gone_stops_what_runs_under_it() {
         (report.finished, report.cancelled, report.given_back),
         (0, 0, 0)
     );
-    settled(&*settler, theirs[0].token, Settle::Ack).await;
+    settled(&*settler, theirs, Settle::Ack).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,18 +206,8 @@ async fn c7_a_member_whose_lease_is_gone_hands_nothing_over() {
     publish(&bus, 1).await;
     assert_eq!(in_time(begun.recv()).await, Some(0));
     // As after a pause of the whole process: somebody else has had the event, and done it.
-    let at = ConsumerRef {
-        stream: name("EVENTS"),
-        consumer: name("jobs"),
-    };
-    let (mut feed, settler) = bus.engine().consume().open(&at).await.unwrap();
-    let token = Token { seq: 1, lease: 1 };
-    settled(&*settler, token, Settle::GiveBack).await;
-    let mut theirs = Vec::new();
-    in_time(feed.fetch(Credit::items(1), &mut theirs))
-        .await
-        .unwrap();
-    settled(&*settler, theirs[0].token, Settle::Ack).await;
+    let (settler, theirs) = taken_by_another(&bus).await;
+    settled(&*settler, theirs, Settle::Ack).await;
     go_on.notify_one();
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(begun.try_recv().ok(), None, "it is done");

@@ -1,9 +1,9 @@
 //! Handing an event that failed under a lease over to the owner of its partition.
 //!
 //! Whoever has the lease starts it anew, and if it still has it, writes a side record that expects to
-//! be the first and says that it was handed over. The owner, if that is somebody else, hears of it by a watch and takes it on with a
-//! write under its fence that expects the record as it was heard of: so an old tale of a record that
-//! is done with changes nothing.
+//! be the first and says that it was handed over. The owner, if that is somebody else, hears of it by a
+//! watch and takes it on with a write under its fence that expects the record as it was heard of: so an
+//! old tale of a record that is done with changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -196,7 +196,7 @@ impl Member {
             && bytes < MAX_BYTES
             && let Some(handover) = intake.handovers.pop_front()
         {
-            let mut write = Write::new(&self.place.keys, layout, handover, max_value)?;
+            let mut write = Draft::new(&self.place.keys, layout, handover, max_value)?;
             let token = write.handover.token;
             let id = layout.partition(Lane::new(None, token.seq).slot());
             if let Some(partition) = self.partitions.get(&id)
@@ -215,7 +215,7 @@ impl Member {
             let written = async {
                 let (writes, lost) = leased(settler.as_ref(), writes).await?;
                 let stored = store(&place.store, writes).await?;
-                Ok(Written { stored, lost })
+                Ok(HandedOver { stored, lost })
             };
             Done::HandedOver(layout, written.await)
         });
@@ -223,8 +223,8 @@ impl Member {
     }
 
     /// They are stored, now or by an earlier delivery: whoever owns their partitions has them.
-    pub(super) fn handed_over(&mut self, layout: Layout, written: Written, now: Instant) {
-        let Written { stored, lost } = written;
+    pub(super) fn handed_over(&mut self, layout: Layout, written: HandedOver, now: Instant) {
+        let HandedOver { stored, lost } = written;
         if let Some(intake) = &mut self.intake {
             intake.handing.clear();
             intake.lose(&lost);
@@ -384,7 +384,7 @@ impl Member {
 }
 
 /// One handover as it is to be written.
-struct Write {
+struct Draft {
     handover: Handover,
     ops: Vec<Op>,
     /// Of its partition, if that is ours.
@@ -392,7 +392,7 @@ struct Write {
 }
 
 /// What became of handovers.
-pub(super) struct Written {
+pub(super) struct HandedOver {
     stored: Vec<Stored>,
     /// Others have these by now.
     lost: Vec<Token>,
@@ -406,7 +406,7 @@ struct Stored {
     epoch: Option<Rev>,
 }
 
-impl Write {
+impl Draft {
     fn new(keys: &Keys, layout: Layout, mut handover: Handover, max_value: usize) -> Result<Self> {
         let seq = handover.token.seq;
         let pieces = body::encode(&handover.event, max_value)?;
@@ -440,7 +440,7 @@ impl Write {
 
 /// Those that are still ours, for as long as a lease that starts anew, and the deliveries that are not:
 /// a process that stood still fails what it had at work when it goes on, and others may have done it.
-async fn leased(settler: &dyn Settler, writes: Vec<Write>) -> Result<(Vec<Write>, Vec<Token>)> {
+async fn leased(settler: &dyn Settler, writes: Vec<Draft>) -> Result<(Vec<Draft>, Vec<Token>)> {
     let (mut leased, mut lost) = (Vec::with_capacity(writes.len()), Vec::new());
     let mut unknown = writes;
     loop {
@@ -476,7 +476,7 @@ async fn leased(settler: &dyn Settler, writes: Vec<Write>) -> Result<(Vec<Write>
 }
 
 /// Stores them, all at once or, if one of them is there already, one after another.
-async fn store(store: &Store, writes: Vec<Write>) -> Result<Vec<Stored>> {
+async fn store(store: &Store, writes: Vec<Draft>) -> Result<Vec<Stored>> {
     if writes.is_empty() {
         return Ok(Vec::new());
     }

@@ -9,7 +9,7 @@ use super::super::partition::{Claimed, Ended, Fault, Partition};
 use super::super::record::Layout;
 use super::Member;
 use super::burials::{Burial, Exhumed};
-use super::handovers::{Taken, Written};
+use super::handovers::{self, Taken};
 use super::runs::{Ran, RunId, Which};
 use super::writes::Kind;
 use crate::consumer::policy::{Counters, SNOOZED, Verdict};
@@ -35,7 +35,7 @@ pub(super) enum Done {
     /// What was decided of deliveries, and what the engine said to it.
     Told(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
-    HandedOver(Layout, Result<Written>),
+    HandedOver(Layout, Result<handovers::HandedOver>),
     TakenOn(u16, Rev, Result<Taken>),
     /// A dead letter is stored whose event somebody else will find dying.
     BuriedForOthers(Result<()>),

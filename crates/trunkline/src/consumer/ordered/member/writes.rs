@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use trunkline_core::Result;
-use trunkline_core::engine::{Committed, Expectation, Op, Rev};
+use trunkline_core::engine::{Committed, Expectation, Rev};
 
 use super::super::claim::Place;
 use super::super::partition::{Next, Write};
@@ -86,7 +86,7 @@ impl Member {
                     continue;
                 }
                 ops += one.write.ops.len();
-                bytes += one.write.ops.iter().map(size).sum::<usize>();
+                bytes += one.write.bytes;
                 group.push(one);
             }
         }
@@ -154,13 +154,6 @@ impl Member {
     }
 }
 
-fn size(op: &Op) -> usize {
-    match op {
-        Op::Put { value, .. } => value.len(),
-        Op::Delete { .. } => 0,
-    }
-}
-
 /// All of them or none, in one commit; if one of the partitions is not owned any more, each by itself.
 async fn together(
     place: &Place,
@@ -198,7 +191,7 @@ async fn alone(place: &Place, layout: Layout, one: Fenced) -> Result<(u16, Rev, 
     let owner = place.keys.owner(layout, partition)?;
     loop {
         let fence = vec![(owner.clone(), Expectation::Rev(epoch))];
-        let Write { id, ops } = &write;
+        let Write { id, ops, .. } = &write;
         let outcome = place.store.outcome(id.clone(), fence, ops.clone()).await?;
         let Committed::Conflict { key, .. } = outcome else {
             return Ok((partition, epoch, true));

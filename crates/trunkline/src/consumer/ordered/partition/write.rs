@@ -76,6 +76,8 @@ impl Change {
 pub(in super::super) struct Write {
     pub(in super::super) id: SmolStr,
     pub(in super::super) ops: Vec<Op>,
+    /// Of its values.
+    pub(in super::super) bytes: usize,
 }
 
 /// What is to be done now that a write is stored.
@@ -151,7 +153,9 @@ impl Partition {
             }
         }
         let key = self.keys.progress(self.layout, self.id)?;
-        ops.push(body::put(key, self.progress().encode()?));
+        let progress = self.progress().encode()?;
+        bytes += progress.len();
+        ops.push(body::put(key, progress));
         self.in_write = std::mem::take(&mut self.uncommitted);
         self.in_write_since = self.dirty_since.take();
         if !self.staged.is_empty() {
@@ -160,7 +164,11 @@ impl Partition {
         self.written_floor = self.cursor.floor();
         self.written_at = now;
         self.writing = Some(thens);
-        Ok(Some(Write { id: id(), ops }))
+        Ok(Some(Write {
+            id: id(),
+            ops,
+            bytes,
+        }))
     }
 
     fn wants_write(&self, now: Instant) -> bool {
