@@ -1,17 +1,15 @@
 //! Shared durable consumers: pull consumers of the server.
 
 mod leases;
+mod seat;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message};
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trunkline_core::engine::{
@@ -22,24 +20,14 @@ use trunkline_core::plan::legal::no_such_consumer;
 use trunkline_core::{Error, ErrorKind, Result};
 
 pub(crate) use self::leases::Leases;
+use self::seat::Seat;
 use crate::NatsEngine;
 use crate::api::{ConsumerInfo, code, lost};
 use crate::asks::Lost;
-use crate::message::{self, Place};
-use crate::pull::{Pull, Pulled};
 use crate::topology::gauge_there;
 use crate::topology::spec::{asked_start, is_gauge};
 use crate::wire::Wire;
 
-/// For how long a member that fetches no more keeps its demand standing. After that what comes goes
-/// to the others.
-const LINGER: Duration = Duration::from_millis(100);
-/// For how long it keeps what came until then: an eighth of the ack wait, and at most this.
-const LONGEST_HOLD: Duration = Duration::from_secs(4);
-/// Events that one demand asks for, at most.
-const BATCH: usize = 1_000;
-/// Bytes of one demand, if messages are not larger than half of it.
-const MAX_BYTES: usize = 8 << 20;
 /// How often a consumer is looked at for what retention took.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -61,13 +49,12 @@ impl Consume for NatsEngine {
                 Duration::from_nanos(ack_wait.unwrap_or(30_000_000_000)),
             );
             let stream = self.wire.known_stream(consumer.stream.as_str()).await?;
-            let seat = Seat {
-                wire: Arc::clone(&self.wire),
-                consumer: consumer.clone(),
-                leases: Arc::clone(&leases),
-                standing: Mutex::default(),
-                max_bytes: MAX_BYTES.max(2 * self.max_message()),
-            };
+            let seat = Seat::new(
+                Arc::clone(&self.wire),
+                consumer.clone(),
+                Arc::clone(&leases),
+                self.max_message(),
+            );
             let feed = NatsFeed {
                 seat: Arc::new(seat),
                 link: self.wire.link(),
@@ -130,212 +117,6 @@ fn gap(consumer: &ConsumerInfo, first: Seq) -> Option<Gap> {
     })
 }
 
-/// A member's demand, which stands from one call to the next.
-struct Seat {
-    wire: Arc<Wire>,
-    consumer: ConsumerRef,
-    leases: Arc<Leases>,
-    standing: Mutex<Standing>,
-    max_bytes: usize,
-}
-
-/// A delivery, and when it came at the latest that can be told for sure: its lease began then.
-struct Came(Message, Instant);
-
-#[derive(Default)]
-struct Standing {
-    pull: Option<Pull>,
-    ready: VecDeque<Came>,
-    /// When it was last seen that nothing waits in the client.
-    empty: Option<Instant>,
-    /// Whether a call has taken the two at the moment.
-    at_work: bool,
-    /// Rises with each call, so that it shows whether there was another.
-    calls: u64,
-    /// Whether somebody watches that there is another.
-    watched: bool,
-    /// Whether there will be no other.
-    gone: bool,
-}
-
-/// The demand while a call works with it. Dropped, it goes back to where it stands.
-struct Taken<'a> {
-    pull: Option<Pull>,
-    ready: VecDeque<Came>,
-    empty: Instant,
-    seat: &'a Arc<Seat>,
-}
-
-impl Seat {
-    fn take(self: &Arc<Self>) -> Taken<'_> {
-        let mut standing = self.standing.lock();
-        standing.calls += 1;
-        standing.at_work = true;
-        let mut taken = Taken {
-            pull: standing.pull.take(),
-            ready: std::mem::take(&mut standing.ready),
-            empty: standing.empty.unwrap_or_else(Instant::now),
-            seat: self,
-        };
-        drop(standing);
-        taken.drain();
-        taken
-    }
-
-    /// Ends the demand of a member that does not come back, so that others get what it asked for,
-    /// and in the end gives back what it has.
-    async fn watch(self: Arc<Self>) {
-        let hold = (self.leases.ack_wait / 8).min(LONGEST_HOLD);
-        let (mut seen, mut since) = (self.standing.lock().calls, Instant::now());
-        loop {
-            tokio::time::sleep(LINGER).await;
-            let (pull, ready, _parting) = {
-                let mut standing = self.standing.lock();
-                if standing.at_work || standing.pull.is_none() && standing.ready.is_empty() {
-                    // Whoever is at work has it watched again afterwards.
-                    standing.watched = false;
-                    return;
-                }
-                if standing.calls != seen {
-                    (seen, since) = (standing.calls, Instant::now());
-                    continue;
-                }
-                let parting = self.wire.parting();
-                match standing.pull.take() {
-                    Some(pull) => (Some(pull), VecDeque::new(), parting),
-                    None if since.elapsed() < hold => continue,
-                    None => (None, std::mem::take(&mut standing.ready), parting),
-                }
-            };
-            if let Some(pull) = pull {
-                let rest = self.keep(pull.end().await, seen);
-                self.release(rest).await;
-                continue;
-            }
-            self.release(ready.into_iter().map(|Came(message, _)| message))
-                .await;
-        }
-    }
-
-    /// Keeps deliveries for a member that may come back, and gives those that there is no use for: it
-    /// has come back, and waits for others, or never will.
-    fn keep(&self, rest: Vec<Message>, seen: u64) -> Vec<Message> {
-        let mut standing = self.standing.lock();
-        if standing.gone || standing.at_work || standing.calls != seen {
-            return rest;
-        }
-        let now = Instant::now();
-        standing
-            .ready
-            .extend(rest.into_iter().map(|message| Came(message, now)));
-        Vec::new()
-    }
-
-    /// Gives back what was delivered and nobody took.
-    async fn release(&self, deliveries: impl IntoIterator<Item = Message>) {
-        for reply in deliveries.into_iter().filter_map(|message| message.reply) {
-            let word = Bytes::from_static(word(Settle::GiveBack));
-            let sending = self.wire.client.publish(reply, word);
-            let given = self.wire.hand_over(self.wire.request_deadline(), sending);
-            if given.await.is_err() {
-                return; // They come back when their leases end.
-            }
-        }
-    }
-
-    /// Hands a delivery over, unless its lease is over.
-    fn deliver(&self, came: Came, now: Instant, out: &mut Vec<Delivery>) -> bool {
-        let Came(mut message, came) = came;
-        let leased = Place::of(&message).and_then(|place| {
-            let reply = message.reply.take()?;
-            let token = self.leases.add(place.seq, reply, came, now)?;
-            Some((place, token))
-        });
-        let Some((place, token)) = leased else {
-            return false;
-        };
-        out.push(Delivery {
-            token,
-            event: message::delivered(message, &place),
-            delivered_hint: place.delivered,
-        });
-        true
-    }
-}
-
-impl Taken<'_> {
-    /// Takes what waits in the client. It came since that was last done.
-    fn drain(&mut self) {
-        let came = self.empty;
-        while let Some(pull) = &mut self.pull {
-            match pull.now() {
-                None => break,
-                Some(Pulled::Message(message)) => self.ready.push_back(Came(message, came)),
-                Some(Pulled::Ended) => {}
-                Some(Pulled::Broken) => self.pull = None,
-            }
-        }
-        self.empty = Instant::now();
-    }
-
-    /// Waits until something has come; false if the demand is lost.
-    async fn wait(&mut self, wanted: usize) -> Result<bool> {
-        let seat = self.seat;
-        while self.ready.is_empty() {
-            let pull = match &mut self.pull {
-                Some(pull) => pull,
-                none => {
-                    seat.wire.connected(seat.wire.request_deadline()).await?;
-                    let (stream, consumer) = (&seat.consumer.stream, &seat.consumer.consumer);
-                    let pull = Pull::open(
-                        &seat.wire,
-                        stream.as_str(),
-                        consumer.as_str(),
-                        seat.max_bytes,
-                    );
-                    none.insert(pull.await?)
-                }
-            };
-            if pull.outstanding == 0 || pull.outstanding < wanted / 2 {
-                pull.ask(wanted - pull.outstanding).await?;
-            }
-            match pull.next().await {
-                Pulled::Message(message) => {
-                    self.empty = Instant::now();
-                    self.ready.push_back(Came(message, self.empty));
-                }
-                Pulled::Ended => {}
-                Pulled::Broken => {
-                    self.pull = None;
-                    return Ok(false);
-                }
-            }
-        }
-        self.drain();
-        Ok(true)
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        let asked = self.pull.as_ref().is_some_and(|pull| pull.outstanding > 0);
-        let mut standing = self.seat.standing.lock();
-        standing.pull = self.pull.take();
-        self.ready.append(&mut standing.ready);
-        standing.ready = std::mem::take(&mut self.ready);
-        standing.empty = Some(self.empty);
-        standing.at_work = false;
-        let idle = !asked && standing.ready.is_empty();
-        if !idle
-            && !standing.watched
-            && let Ok(runtime) = Handle::try_current()
-        {
-            standing.watched = true;
-            runtime.spawn(Arc::clone(self.seat).watch());
-        }
-    }
-}
-
 struct NatsFeed {
     seat: Arc<Seat>,
     link: watch::Receiver<Link>,
@@ -390,7 +171,6 @@ impl Feed for NatsFeed {
         out: &'a mut Vec<Delivery>,
     ) -> Boxed<'a, Result<Fetched>> {
         Box::pin(async move {
-            let wanted = credit.items.clamp(1, BATCH);
             let seat = Arc::clone(&self.seat);
             let mut link = self.link.clone();
             loop {
@@ -402,7 +182,7 @@ impl Feed for NatsFeed {
                 }
                 let mut taken = seat.take();
                 let found = tokio::select! {
-                    found = taken.wait(wanted) => found?,
+                    found = taken.wait(credit.items) => found?,
                     closed = link.wait_for(|link| *link == Link::Closed) => {
                         drop(closed);
                         return Ok(Fetched::Closed);
@@ -415,27 +195,16 @@ impl Feed for NatsFeed {
                     }
                     continue;
                 }
-                let now = Instant::now();
-                let (mut count, mut bytes, mut jumped) = (0, 0, false);
-                while count < wanted
-                    && let Some(next) = taken.ready.front()
-                    && let size = next.0.payload.len()
-                    && (bytes + size <= credit.bytes || count == 0)
-                    && let Some(came) = taken.ready.pop_front()
-                {
-                    if !seat.deliver(came, now, out) {
-                        continue;
-                    }
-                    bytes += size;
-                    count += 1;
-                    if let Some(delivery) = out.last() {
-                        jumped |= delivery.event.seq > self.last + 1;
-                        self.last = self.last.max(delivery.event.seq);
-                    }
-                }
+                let before = out.len();
+                let count = taken.give(credit, out);
                 drop(taken);
                 if count == 0 {
                     continue;
+                }
+                let mut jumped = false;
+                for delivery in &out[before..] {
+                    jumped |= delivery.event.seq > self.last + 1;
+                    self.last = self.last.max(delivery.event.seq);
                 }
                 if jumped {
                     // A look that fails is taken again; what was fetched is not to be lost for it.
@@ -451,24 +220,7 @@ impl Feed for NatsFeed {
 
 impl Drop for NatsFeed {
     fn drop(&mut self) {
-        let mut standing = self.seat.standing.lock();
-        standing.gone = true;
-        let (pull, ready) = (standing.pull.take(), std::mem::take(&mut standing.ready));
-        drop(standing);
-        let seat = Arc::clone(&self.seat);
-        let parting = seat.wire.parting();
-        if (pull.is_some() || !ready.is_empty())
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(async move {
-                seat.release(ready.into_iter().map(|Came(message, _)| message))
-                    .await;
-                if let Some(pull) = pull {
-                    seat.release(pull.end().await).await;
-                }
-                drop(parting);
-            });
-        }
+        self.seat.leave();
     }
 }
 

@@ -176,25 +176,24 @@ impl Pull {
             .saturating_sub(rest.unwrap_or(self.outstanding));
     }
 
-    /// Stops asking, and gives what is still on its way: it is delivered, and not to be lost.
+    /// Stops asking, and gives what is still on its way as it comes: it is delivered, and not to be lost.
     ///
     /// The client forgets a subscription before the server has, and what comes in between would be lost
     /// until its ack wait. Only where both count to the same last message nothing is: so the subscription
     /// ends after as many as may still come, and what does not come of those is sent from here. Who may
     /// not publish to their own inbox waits until the demand has expired.
-    pub(crate) async fn end(mut self) -> Vec<Message> {
-        let mut rest = Vec::new();
+    pub(crate) async fn end(mut self, mut give: impl FnMut(Message)) {
         while let Some(pulled) = self.now() {
             match pulled {
-                Pulled::Message(message) => rest.push(message),
+                Pulled::Message(message) => give(message),
                 Pulled::Ended => {}
-                Pulled::Broken => return rest,
+                Pulled::Broken => return,
             }
         }
         let fillers = self.outstanding + STATUSES;
         let last = self.received + fillers as u64;
         if self.subscriber.unsubscribe_after(last).await.is_err() {
-            return rest;
+            return;
         }
         let (client, inbox) = (self.wire.client.clone(), self.inbox.clone());
         let mut connections = self.wire.connections();
@@ -222,7 +221,7 @@ impl Pull {
                     one_came.notify_one();
                 }
                 if let Some(Pulled::Message(message)) = self.heard(Some(message)) {
-                    rest.push(message);
+                    give(message);
                 }
             }
         };
@@ -233,7 +232,6 @@ impl Pull {
             // What was pulled over the old connection comes no more.
             _ = connections.changed() => {}
         }
-        rest
     }
 }
 

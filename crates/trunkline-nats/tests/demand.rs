@@ -1,0 +1,75 @@
+//! What a member of a shared consumer has asked for, and what becomes of it when the member stops asking.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test panics where it fails"
+)]
+
+mod servers;
+
+use std::time::Duration;
+
+use trunkline_core::engine::{
+    Change, ConsumerRef, ConsumerSpec, Credit, Delivery, Engine, Feed, Fetched, Position,
+};
+use trunkline_nats::{Auth, NatsOptions};
+
+use servers::{append, at, connect, event, filter, make, name, soon, spec};
+
+async fn fetch(feed: &mut dyn Feed, out: &mut Vec<Delivery>) {
+    let fetched = soon(feed.fetch(Credit::items(10), out)).await.unwrap();
+    assert!(matches!(fetched, Fetched::Deliveries(_)), "{fetched:?}");
+}
+
+/// A member that may not send to its own inbox can only wait for the end of what it asked for, which takes
+/// seconds. Until then what comes on that way is its own: it neither goes the round through the server nor
+/// is asked for twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_member_fell_silent_is_its_own_if_it_is_back() {
+    let server = servers::server(
+        "authorization { users: [ { user: guest, password: s3cret-w0rd, \
+         permissions: { publish: { deny: [\"_INBOX.>\"] } } } ] }",
+    );
+    let options = NatsOptions {
+        auth: Auth::User {
+            user: "guest".to_owned(),
+            password: servers::SECRET.to_owned(),
+        },
+        ..at(&server.url())
+    };
+    let guest = connect(&options).await.unwrap();
+    make(&guest, spec("LOG", "log.*")).await.unwrap();
+    let consumer = ConsumerRef {
+        stream: name("LOG"),
+        consumer: name("work"),
+    };
+    let made = Change::CreateConsumer(ConsumerSpec {
+        at: consumer.clone(),
+        filters: vec![filter("log.*")],
+        start: Position::First,
+        ack_wait: Duration::from_secs(30),
+        max_in_flight: 1_000,
+    });
+    soon(guest.topology().apply(vec![made])).await.unwrap();
+    let (mut feed, _settler) = soon(guest.consume().open(&consumer)).await.unwrap();
+    let mut came = Vec::new();
+    append(&guest, "LOG", vec![event("log.a", 0, 10)]).await;
+    fetch(&mut *feed, &mut came).await;
+    // It falls silent with nine more asked for.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let late = (1..=20).map(|n| event("log.a", n, 10)).collect();
+    // It is back before they come.
+    tokio::join!(
+        fetch(&mut *feed, &mut came),
+        append(&guest, "LOG", late)
+    );
+    let known = soon(guest.topology().inspect()).await.unwrap();
+    let held = known.consumers[0].backlog.in_flight;
+    assert!(held <= 11, "{held} are delivered to who asked for 11");
+    while came.len() < 21 {
+        fetch(&mut *feed, &mut came).await;
+    }
+    let hints: Vec<u32> = came.iter().map(|one| one.delivered_hint).collect();
+    assert_eq!(hints, [1; 21]);
+}
