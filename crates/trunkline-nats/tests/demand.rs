@@ -60,10 +60,7 @@ async fn what_comes_after_a_member_fell_silent_is_its_own_if_it_is_back() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let late = (1..=20).map(|n| event("log.a", n, 10)).collect();
     // It is back before they come.
-    tokio::join!(
-        fetch(&mut *feed, &mut came),
-        append(&guest, "LOG", late)
-    );
+    tokio::join!(fetch(&mut *feed, &mut came), append(&guest, "LOG", late));
     let known = soon(guest.topology().inspect()).await.unwrap();
     let held = known.consumers[0].backlog.in_flight;
     assert!(held <= 11, "{held} are delivered to who asked for 11");

@@ -27,13 +27,11 @@ mod replay;
 mod seam;
 mod secrets;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use trunkline::core::engine::{Boxed, Capabilities, Durability};
 
 pub use harness::{Harness, MemoryHarness, Trial};
@@ -99,11 +97,20 @@ impl fmt::Display for Verdict {
 }
 
 impl Property {
+    /// What it comes to on an engine with these capabilities that is as it should be.
+    pub fn verdict(&self, capabilities: &Capabilities) -> Verdict {
+        match ((self.needs)(capabilities), self.refused) {
+            (true, _) => Verdict::Kept,
+            (false, Some(_)) => Verdict::Refused,
+            (false, None) => Verdict::NotDeclared,
+        }
+    }
+
     /// Runs it on an engine, on a runtime of its own.
     ///
     /// # Panics
     /// When the engine does not keep the promise.
-    pub fn check(&self, harness: &Arc<dyn Harness>) -> Verdict {
+    pub fn check(&self, harness: &Arc<dyn Harness>) {
         let is_virtual = self.time == Time::Virtual && harness.allows_virtual_time();
         let runtime = if is_virtual {
             tokio::runtime::Builder::new_current_thread()
@@ -123,16 +130,16 @@ impl Property {
         };
         runtime.expect("a runtime").block_on(async {
             let trial = Trial::new(Arc::clone(harness), is_virtual);
-            let declared = (self.needs)(&trial.engine().await.capabilities());
-            let (run, verdict) = match (declared, self.refused) {
-                (true, _) => (self.run, Verdict::Kept),
-                (false, Some(refused)) => (refused, Verdict::Refused),
-                (false, None) => return Verdict::NotDeclared,
+            let verdict = self.verdict(&trial.engine().await.capabilities());
+            let run = match (verdict, self.refused) {
+                (Verdict::Kept, _) => self.run,
+                (Verdict::Refused, Some(refused)) => refused,
+                _ => return,
             };
             // On a task, as programs run: what is not `Send` or starves others shows.
             let running = tokio::spawn(run(trial));
             match tokio::time::timeout(limit, running).await {
-                Ok(Ok(())) => verdict,
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => panic!(
                     "{} on {} was not done after {limit:?}",
@@ -164,36 +171,16 @@ pub fn property(name: &str) -> &'static Property {
         .unwrap_or_else(|| panic!("there is no property {name}"))
 }
 
-type Result = std::result::Result<Verdict, String>;
-type Slot = Arc<OnceLock<Result>>;
-
-/// What was found out in this process, so that the matrix does not run everything again.
-static FOUND: Mutex<BTreeMap<(String, &'static str), Slot>> = Mutex::new(BTreeMap::new());
-
-/// Runs a property on an engine, once in a process, and says what came of it.
-fn verdict(property: &'static Property, harness: &Arc<dyn Harness>) -> Result {
-    let slot = Arc::clone(
-        FOUND
-            .lock()
-            .entry((harness.name().to_owned(), property.name))
-            .or_default(),
-    );
-    let found = slot.get_or_init(|| {
-        catch_unwind(AssertUnwindSafe(|| property.check(harness))).map_err(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            text.or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "(no message)".to_owned())
-        })
-    });
-    found.clone()
-}
-
 /// Runs one property: the body of each test that [`contract_suite!`](crate::contract_suite) makes.
 ///
 /// # Panics
 /// When the engine does not keep the promise.
 pub fn run_one(harness: &Arc<dyn Harness>, name: &str) {
-    if let Err(failure) = verdict(property(name), harness) {
+    let property = property(name);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| property.check(harness))) {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        let failure = text.unwrap_or_else(|| "(no message)".to_owned());
         panic!("{name} on {}: {failure}", harness.name());
     }
 }

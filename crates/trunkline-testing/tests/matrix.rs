@@ -1,4 +1,4 @@
-//! What each engine keeps of the contract, as a table that a run fills.
+//! What each engine keeps of the contract, as a table. The suites beside this file run it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use trunkline_testing::contract::{
 };
 
 #[test]
-fn the_capability_matrix_is_what_a_run_says() {
+fn the_capability_matrix_is_what_the_engines_declare() {
     let engines: [Arc<dyn Harness>; 6] = [
         Arc::new(MemoryHarness::new("")),
         Arc::new(MemoryHarness::new("?encode=always")),

@@ -1,19 +1,19 @@
 //! The ordered consumer on an engine whose answers do not always come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use trunkline::core::engine::{
     Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed, Consume,
-    Credit, Engine, Entries, Fact, Follow, Gauges, Limits, Live, Log, Outcome, Page, Removal, Rev,
-    State as StateGroup, StateKey, Topology, Watch,
+    Credit, Engine, Entries, Expectation, Fact, Follow, Gauges, Limits, Live, Log, Op, Outcome,
+    Page, Removal, Rev, State as StateGroup, StateKey, Topology, Watch,
 };
 use trunkline::{
-    Attempt, Bus, Connect, Error, ErrorKind, Event, FailureExt, Filter, Link, Name, Result, Retry,
-    Start,
+    Attempt, Bus, Connect, Context, Error, ErrorKind, Event, FailureExt, Filter, Link, Name,
+    Result, Retry, Start,
 };
 
 #[derive(Event, Serialize, Deserialize, Clone, Debug)]
@@ -23,7 +23,8 @@ struct Step {
 }
 
 /// An engine of which so many reads time out, and so many scans for events are answered by a copy that
-/// lags. It counts scans for events, and notes how many fences a commit had at most.
+/// lags, and whose commits take a while. It counts scans for events, and notes how many fences a commit had
+/// at most.
 #[derive(Debug)]
 struct Silent {
     inner: Arc<dyn Engine>,
@@ -31,6 +32,8 @@ struct Silent {
     scans: AtomicU32,
     scanned: AtomicU32,
     fences: AtomicUsize,
+    /// Seconds that a commit takes.
+    slow: AtomicU64,
 }
 
 impl Silent {
@@ -42,6 +45,7 @@ impl Silent {
             scans: AtomicU32::new(0),
             scanned: AtomicU32::new(0),
             fences: AtomicUsize::new(0),
+            slow: AtomicU64::new(0),
         });
         let bus = Connect::with_engine(Arc::clone(&silent) as Arc<dyn Engine>).await?;
         Ok((silent, bus))
@@ -147,7 +151,15 @@ impl StateGroup for Silent {
     fn commit(&self, bucket: &Bucket, commit: Commit) -> Admitted<'_, Committed> {
         self.fences
             .fetch_max(commit.fences.len(), Ordering::Relaxed);
-        self.inner.state().commit(bucket, commit)
+        let slow = Duration::from_secs(self.slow.load(Ordering::Relaxed));
+        let commit = self.inner.state().commit(bucket, commit);
+        if slow.is_zero() {
+            return commit;
+        }
+        Admitted::waiting(async move {
+            tokio::time::sleep(slow).await;
+            commit.await
+        })
     }
 
     fn scan<'a>(
@@ -255,6 +267,87 @@ async fn c5_what_fails_at_once_is_written_together_and_not_read_again_for_its_re
     assert_eq!(silent.scanned.load(Ordering::Relaxed), 0);
     let together = silent.fences.load(Ordering::Relaxed);
     assert!(together >= 4, "{together} partitions wrote at once");
+    let report = member.stop().await;
+    assert!(report.failed.is_none(), "{report:?}");
+    bus.close().await.unwrap();
+}
+
+/// Says of the one event beside the main flow that its process ended four times while it ran.
+async fn blame(bus: &Bus) -> Result<()> {
+    let bucket = Name::new("trunkline")?;
+    let prefix = StateKey::new("steps.EVENTS.0.s")?;
+    let state = bus.engine().state();
+    let found = state.scan(&bucket, Some(&prefix), None, 0, Credit::items(2));
+    let [entry] = &found.await?.entries[..] else {
+        panic!("not one");
+    };
+    let record = std::str::from_utf8(&entry.value).map(|record| {
+        assert!(record.contains("\"starts\":0"), "{record}");
+        record.replace("\"starts\":0", "\"starts\":4")
+    });
+    let commit = Commit {
+        id: "blamed".into(),
+        fences: Vec::new(),
+        ops: vec![Op::Put {
+            key: entry.key.clone(),
+            value: record.unwrap_or_default().into(),
+            expect: Expectation::Rev(entry.rev),
+            ttl: None,
+        }],
+    };
+    state.commit(&bucket, commit).completed().await.map(drop)
+}
+
+/// Whatever ends the process then would be blamed on it once more, and that would be once too often.
+#[tokio::test(start_paused = true)]
+async fn c8_nothing_begins_before_it_is_stored_how_a_suspect_ended() {
+    const SLOW: u64 = 1;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let (silent, bus) = Silent::new().await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let engine = Arc::clone(&silent);
+    let handler = move |step: Step, cx: Context, attempt: Attempt| {
+        let (seen, engine) = (seen.clone(), Arc::clone(&engine));
+        async move {
+            if step.key == 1 && attempt.0 == 1 {
+                return Err("the first time");
+            }
+            if step.key == 1 {
+                // Its neighbours come while it runs, and what it comes to is stored slowly.
+                for key in 2..5 {
+                    cx.bus().publish(Step { key }).await.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                engine.slow.store(SLOW, Ordering::Relaxed);
+            }
+            let _ = seen.send((step.key, tokio::time::Instant::now()));
+            Ok(())
+        }
+    };
+    let consumer = || {
+        let consumer = bus.consumer("steps").concurrency(10).breaker(None);
+        let consumer = consumer.retry(Retry::fixed(3, Duration::from_secs(2)));
+        consumer.on(handler.clone())
+    };
+    bus.publish(Step { key: 1 }).await.unwrap();
+    let member = consumer().start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    member.stop().await;
+    blame(&bus).await.unwrap();
+    let member = consumer().start().await.unwrap();
+    let first = tokio::time::timeout(PATIENCE, handled.recv()).await;
+    let (key, suspect) = first.unwrap().unwrap();
+    assert_eq!(key, 1);
+    for _ in 2..5 {
+        let next = tokio::time::timeout(PATIENCE, handled.recv()).await;
+        let (_, neighbour) = next.unwrap().unwrap();
+        assert!(
+            neighbour - suspect >= Duration::from_secs(SLOW),
+            "{:?} after it",
+            neighbour - suspect
+        );
+    }
+    silent.slow.store(0, Ordering::Relaxed);
     let report = member.stop().await;
     assert!(report.failed.is_none(), "{report:?}");
     bus.close().await.unwrap();

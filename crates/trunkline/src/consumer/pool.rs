@@ -2,7 +2,8 @@
 //!
 //! A worker takes the next job as soon as it is done with the last, and ends when there is none:
 //! an event costs no task of its own, and an idle member has none. What decides whether a job may
-//! start is in one place, [`Inner::room`]: the concurrency, a job that runs alone, the breaker.
+//! start is in one place, [`Inner::room`]: the concurrency, a job that runs alone, the breaker. After one
+//! that ran alone nothing starts until the pool is [opened](Pool::open).
 //!
 //! **Invariant:** a job that was pushed comes back exactly once: from [`Pool::take_finished`],
 //! [`Pool::take_queue`] or [`Pool::cancel`], however its run ended. Only one whose handler never gives
@@ -102,7 +103,7 @@ struct Inner<J> {
     slots: Vec<Slot<J>>,
     workers: usize,
     running: usize,
-    /// Whether what runs does so alone.
+    /// Whether what runs does so alone, or what ran last did and nobody has opened the pool since.
     is_alone: bool,
     circuit: Option<Circuit>,
     finished: Vec<Finished<J>>,
@@ -299,12 +300,12 @@ impl<J: Job> Pool<J> {
         let limit = self.common.control.borrow().concurrency;
         let mut inner = self.common.inner.lock();
         let at_work = inner.running + inner.places.taken();
-        // One that runs alone has the member from when its place is kept to the end of its run.
+        // One that runs alone has the member from when its place is kept until the pool is opened.
         let is_alone = inner.places.alone
             || inner.is_alone
             || inner.queue.front().is_some_and(Job::runs_alone);
         let is_free = match alone {
-            true => at_work == 0,
+            true => at_work == 0 && !inner.is_alone,
             false => at_work < limit && !is_alone,
         };
         match is_free {
@@ -324,6 +325,12 @@ impl<J: Job> Pool<J> {
         inner.places.kept = inner.places.kept.saturating_sub(1);
         inner.places.alone &= !alone;
         drop(inner);
+        self.start();
+    }
+
+    /// Lets others start after a job that ran alone: it is written down how that ended.
+    pub(super) fn open(&mut self) {
+        self.common.inner.lock().is_alone = false;
         self.start();
     }
 
@@ -386,7 +393,7 @@ impl<J: Job> Pool<J> {
         finished.iter().for_each(|(job, _)| inner.let_go(job));
         let is_waiting = !inner.queue.is_empty();
         drop(inner);
-        // After one that ran alone, or a probe, there are fewer workers than may be.
+        // After a probe there are fewer workers than may be.
         if is_waiting {
             self.start();
         }

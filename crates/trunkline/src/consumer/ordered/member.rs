@@ -4,6 +4,7 @@ mod burials;
 mod drain;
 mod handovers;
 mod intake;
+mod leases;
 mod ownership;
 mod reading;
 mod runs;
@@ -339,10 +340,20 @@ impl Member {
         self.serve_replays();
         self.take_on();
         self.tend(now)?;
+        self.open();
         self.start(now)?;
         self.write(now)?;
         self.catch_up();
         Ok(())
+    }
+
+    /// Lets others begin once the outcome of what ran alone is stored, or another owner's matter.
+    fn open(&mut self) {
+        if let Some(run) = self.runs.ended_alone()
+            && self.mine(run).is_none_or(|one| one.is_told(run.seq))
+        {
+            self.runs.open();
+        }
     }
 
     /// Starts what may start, as far as the permits go, the oldest of all partitions first: so one

@@ -135,7 +135,6 @@ impl<J: Job> Inner<J> {
             return (true, None);
         };
         self.running -= 1;
-        self.is_alone = false;
         let circuit = self.circuit.as_mut();
         let turned = circuit.and_then(|circuit| circuit.end(run.is_probe, says, Instant::now));
         // The worker of one that was cancelled is about to be cancelled too, at its next await: the

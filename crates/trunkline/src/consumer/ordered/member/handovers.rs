@@ -22,6 +22,7 @@ use super::super::partition::Lane;
 use super::super::record::{Keys, Layout, Ownership, Record as _, Side, SideState, slot_and_seq};
 use super::super::store::{Known, Store};
 use super::burials::bury;
+use super::leases;
 use super::tasks::Done;
 use super::{Member, PAUSE};
 
@@ -440,39 +441,11 @@ impl Draft {
 
 /// Those that are still ours, for as long as a lease that starts anew, and the deliveries that are not:
 /// a process that stood still fails what it had at work when it goes on, and others may have done it.
-async fn leased(settler: &dyn Settler, writes: Vec<Draft>) -> Result<(Vec<Draft>, Vec<Token>)> {
-    let (mut leased, mut lost) = (Vec::with_capacity(writes.len()), Vec::new());
-    let mut unknown = writes;
-    loop {
-        let tokens = unknown.iter().map(|write| write.handover.token);
-        let tokens = tokens.map(|token| (token, Settle::Extend)).collect();
-        let mut last = None;
-        match settler.settle(tokens, true).completed().await {
-            Ok(extended) => {
-                for (write, extended) in std::mem::take(&mut unknown).into_iter().zip(extended) {
-                    match extended {
-                        Ok(()) => leased.push(write),
-                        Err(error) if error.kind() == ErrorKind::StaleLease => {
-                            lost.push(write.handover.token);
-                        }
-                        Err(error) => {
-                            unknown.push(write);
-                            last = Some(error);
-                        }
-                    }
-                }
-            }
-            Err(error) => last = Some(error),
-        }
-        match last {
-            None => return Ok((leased, lost)),
-            Some(error) if error.retryable() => {
-                tracing::debug!(%error, again_in = ?PAUSE, "it is not known whether leases hold");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Some(error) => return Err(error),
-        }
-    }
+async fn leased(settler: &dyn Settler, mut writes: Vec<Draft>) -> Result<(Vec<Draft>, Vec<Token>)> {
+    let tokens = writes.iter().map(|write| write.handover.token).collect();
+    let lost = leases::lost_of(settler, tokens).await?;
+    writes.retain(|write| !lost.contains(&write.handover.token));
+    Ok((writes, lost.into_iter().collect()))
 }
 
 /// Stores them, all at once or, if one of them is there already, one after another.

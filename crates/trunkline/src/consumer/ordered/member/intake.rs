@@ -28,6 +28,7 @@ use trunkline_core::{Error, ErrorKind, Result};
 use super::super::partition::Ended;
 use super::super::record::{Side, SideState, millis};
 use super::handovers::Handover;
+use super::leases::RENEWALS;
 use super::runs::Ran;
 use super::tasks::Done;
 use super::{Member, PAUSE};
@@ -51,7 +52,7 @@ const MAX_LATER: usize = 10_000;
 pub(in crate::consumer) struct Intake {
     feed: Box<dyn Feed>,
     pub(super) settler: Arc<dyn Settler>,
-    fetched: Vec<Delivery>,
+    pub(super) fetched: Vec<Delivery>,
     /// The highest sequence that has come.
     highest: Seq,
     /// Queued, at work or being handed over.
@@ -70,9 +71,13 @@ pub(in crate::consumer) struct Intake {
     /// Not before then is the engine asked for more, or told what was decided: it failed a moment ago.
     fetch_from: Instant,
     settle_from: Instant,
-    renew_at: Instant,
-    is_renewing: bool,
-    ack_wait: Duration,
+    pub(super) renew_at: Instant,
+    pub(super) is_renewing: bool,
+    pub(super) ack_wait: Duration,
+    /// Since when nothing is fetched; none if something came after.
+    idle_since: Option<Instant>,
+    /// Events of which one asks whether they are still this member's; nothing is fetched until it is known.
+    pub(super) in_doubt: usize,
     /// Bytes of the largest event that there may be.
     largest: usize,
 }
@@ -105,9 +110,11 @@ impl Intake {
             burying: 0,
             fetch_from: now,
             settle_from: now,
-            renew_at: now + ack_wait / 3,
+            renew_at: now + ack_wait / RENEWALS,
             is_renewing: false,
             ack_wait,
+            idle_since: None,
+            in_doubt: 0,
             largest,
         }
     }
@@ -124,6 +131,18 @@ impl Intake {
         let leased = self.held.remove(&token)?;
         self.held_bytes -= leased.event.body.rough_bytes();
         Some(leased)
+    }
+
+    /// Whether it has this delivery still.
+    pub(super) fn has(&self, token: Token) -> bool {
+        self.held.contains_key(&token) || self.later.iter().any(|(_, later)| *later == token)
+    }
+
+    /// What it keeps beside what waits for a handler and what runs.
+    pub(super) fn each_kept(&self, mut each: impl FnMut(Token)) {
+        self.later.iter().for_each(|(_, token)| each(*token));
+        self.handovers.iter().for_each(|one| each(one.token));
+        self.handing.iter().copied().for_each(each);
     }
 
     /// Forgets deliveries that are somebody else's by now.
@@ -163,15 +182,20 @@ impl Intake {
             && self.handovers.is_empty()
             && self.handing.is_empty()
             && self.burying == 0
+            && self.in_doubt == 0
     }
 }
 
 /// Waits for the next events of the intake; for ever if there is no credit or no intake.
 pub(super) async fn fetch(intake: &mut Option<Intake>, credit: Credit) -> Result<Fetched> {
     match intake {
-        Some(intake) if credit.items > 0 => intake.fetch(credit).await,
-        _ => std::future::pending().await,
+        Some(intake) if credit.items > 0 => return intake.fetch(credit).await,
+        Some(intake) => {
+            intake.idle_since.get_or_insert_with(Instant::now);
+        }
+        None => {}
     }
+    std::future::pending().await
 }
 
 impl Member {
@@ -194,6 +218,7 @@ impl Member {
         if self.is_paused()
             || !self.place.lease.holds(now)
             || now < intake.fetch_from
+            || intake.in_doubt > 0
             || intake.later.len() >= MAX_LATER
             || self.handovers_are_full()
             || !self.shared.buries()
@@ -253,6 +278,12 @@ impl Member {
             return;
         };
         if intake.fetched.is_empty() {
+            return;
+        }
+        // It may have waited in the engine's client for as long as nobody fetched.
+        let idle = intake.idle_since.take();
+        if idle.is_some_and(|since| now.duration_since(since) > intake.ack_wait / RENEWALS) {
+            self.doubt();
             return;
         }
         let mut queue: Vec<(Token, StoredEvent)> = Vec::with_capacity(intake.fetched.len());
@@ -439,30 +470,6 @@ impl Member {
         self.hand_over()
     }
 
-    /// Renews the lease on everything that this member holds.
-    fn renew(&mut self, now: Instant) {
-        let Some(intake) = &mut self.intake else {
-            return;
-        };
-        intake.renew_at = now + intake.ack_wait / 3;
-        let mut held: Batch<(Token, Settle)> = Batch::new();
-        let mut extend = |token| held.push((token, Settle::Extend));
-        // What is stuck is let go, so not everything that is held is renewed.
-        self.runs.each_leased(&mut extend);
-        intake.later.iter().for_each(|(_, token)| extend(*token));
-        intake.handovers.iter().for_each(|one| extend(one.token));
-        intake.handing.iter().copied().for_each(&mut extend);
-        if held.is_empty() {
-            return;
-        }
-        intake.is_renewing = true;
-        let settler = Arc::clone(&intake.settler);
-        self.tasks.spawn(async move {
-            let renewed = settler.settle(held.clone(), false).completed().await;
-            Done::Renewed(held, renewed)
-        });
-    }
-
     /// What the engine said to what was decided. What could not be told is kept, unless there is no
     /// hope: an engine that is away for a while must not cost a member what its handlers did.
     pub(super) fn told(
@@ -495,48 +502,6 @@ impl Member {
             }
         }
         Ok(())
-    }
-
-    /// Drops the turns whose leases have ended: their events are somebody else's, who must not find
-    /// this member at work on them, nor be told of its failures.
-    pub(super) fn renewed(
-        &mut self,
-        batch: &Batch<(Token, Settle)>,
-        renewed: Result<Vec<Result<()>>>,
-    ) {
-        let Some(intake) = &mut self.intake else {
-            return;
-        };
-        intake.is_renewing = false;
-        let renewed = match renewed {
-            Ok(renewed) => renewed,
-            Err(error) => {
-                tracing::warn!(
-                    consumer = %self.shared.name, stream = %self.place.stream, %error, "leases were not renewed"
-                );
-                return;
-            }
-        };
-        let is_stale = |renewed: &Result<()>| matches!(renewed, Err(error) if error.kind() == ErrorKind::StaleLease);
-        let lost: Vec<Token> = batch
-            .iter()
-            .zip(renewed)
-            .filter(|(_, renewed)| is_stale(renewed))
-            .map(|((token, _), _)| *token)
-            // What was settled while it was asked for is nobody's loss.
-            .filter(|token| {
-                intake.held.contains_key(token) || intake.later.iter().any(|(_, one)| one == token)
-            })
-            .collect();
-        if lost.is_empty() {
-            return;
-        }
-        tracing::warn!(
-            consumer = %self.shared.name, stream = %self.place.stream, events = lost.len(),
-            "leases have ended, so other members get their events; what runs of them is cancelled"
-        );
-        intake.lose(&lost);
-        self.runs.lose_leased(|token| lost.contains(&token));
     }
 
     /// Whether all that came under leases is settled.

@@ -156,6 +156,8 @@ pub(super) struct Runs {
     running: FxHashSet<RunId>,
     /// Permits of runs that wait for the write that says that they run, and whether they run alone.
     announced: FxHashMap<RunId, bool>,
+    /// It ran alone and has ended, and the pool is shut since.
+    ended_alone: Option<RunId>,
     /// When each run becomes a long one, in the order of their starts.
     long: VecDeque<(Instant, RunId)>,
 }
@@ -177,6 +179,7 @@ impl Runs {
             pool: Pool::new(hands, name, &policy, control),
             running: FxHashSet::default(),
             announced: FxHashMap::default(),
+            ended_alone: None,
             long: VecDeque::new(),
         }
     }
@@ -337,6 +340,18 @@ impl Runs {
         self.pool.start();
     }
 
+    /// What ran alone and has ended: nothing starts until it is known how it ended, for whatever may end
+    /// this process would be blamed on it once more.
+    pub(super) fn ended_alone(&self) -> Option<RunId> {
+        self.ended_alone
+    }
+
+    /// That is known by now.
+    pub(super) fn open(&mut self) {
+        self.ended_alone = None;
+        self.pool.open();
+    }
+
     /// What was announced and will not run gives its permit back.
     pub(super) fn forget(&mut self, partition: u16) {
         let pool = &mut self.pool;
@@ -397,6 +412,9 @@ impl Runs {
         for (turn, ended) in finished {
             if let Which::Owned(id) = &turn.which {
                 self.running.remove(id);
+                if turn.alone {
+                    self.ended_alone = Some(*id);
+                }
             }
             let event = turn.event.get().cloned();
             let came_to = match ended {

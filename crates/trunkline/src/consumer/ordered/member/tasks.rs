@@ -1,8 +1,10 @@
 //! What goes on beside the member's loop, and what its end means.
 
+use std::collections::BTreeSet;
+
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use trunkline_core::engine::{Batch, Op, Page, Rev, Seq, Settle, StoredEvent, Token};
+use trunkline_core::engine::{Batch, Delivery, Op, Page, Rev, Seq, Settle, StoredEvent, Token};
 use trunkline_core::{Error, ErrorKind, Result};
 
 use super::super::partition::{Claimed, Ended, Fault, Partition};
@@ -35,6 +37,8 @@ pub(super) enum Done {
     /// What was decided of deliveries, and what the engine said to it.
     Told(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
     Renewed(Batch<(Token, Settle)>, Result<Vec<Result<()>>>),
+    /// What came late, and what of it is another's by now.
+    Doubted(Vec<Delivery>, Result<BTreeSet<Token>>),
     HandedOver(Layout, Result<handovers::HandedOver>),
     TakenOn(u16, Rev, Result<Taken>),
     /// A dead letter is stored whose event somebody else will find dying.
@@ -223,6 +227,7 @@ impl Member {
                 self.renewed(&batch, renewed);
                 Ok(())
             }
+            Done::Doubted(came, lost) => self.doubted(came, lost, now),
             Done::HandedOver(layout, written) => {
                 self.handed_over(layout, written?, now);
                 Ok(())

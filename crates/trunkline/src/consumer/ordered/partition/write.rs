@@ -9,7 +9,7 @@ use trunkline_core::Result;
 use trunkline_core::engine::{Op, Seq, StateKey, StoredEvent};
 
 use super::super::body;
-use super::super::record::Record as _;
+use super::super::record::{Record as _, Side, SideState};
 use super::{Partition, Run};
 
 /// Changes in one write at most; what is more goes into the next.
@@ -103,6 +103,15 @@ impl Partition {
         !self.staged.is_empty()
     }
 
+    /// Whether it is stored how the last run of an event ended.
+    pub(in super::super) fn is_told(&self, seq: Seq) -> bool {
+        let ended = |side: &Side| side.state != SideState::Running;
+        let writing = self.writing.iter().flatten();
+        self.side(seq).is_none_or(ended)
+            && !self.staged.iter().any(|change| change.seq == seq)
+            && !writing.into_iter().any(|(of, _)| *of == seq)
+    }
+
     /// When there will be something to write or to start, if nothing happens before. Changes wait for
     /// nothing but the end of a write that is under way, here or in the member.
     pub(in super::super) fn next_due(&self) -> Option<Instant> {
@@ -148,9 +157,7 @@ impl Partition {
             if change.settles && self.reads {
                 self.cursor.settle(change.seq);
             }
-            if change.then != Then::Nothing {
-                thens.push((change.seq, change.then));
-            }
+            thens.push((change.seq, change.then));
         }
         let key = self.keys.progress(self.layout, self.id)?;
         let progress = self.progress().encode()?;
