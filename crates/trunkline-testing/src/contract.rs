@@ -110,7 +110,7 @@ impl Property {
     ///
     /// # Panics
     /// When the engine does not keep the promise.
-    pub fn check(&self, harness: &Arc<dyn Harness>) {
+    pub fn check(&self, harness: &Arc<dyn Harness>) -> Verdict {
         let is_virtual = self.time == Time::Virtual && harness.allows_virtual_time();
         let runtime = if is_virtual {
             tokio::runtime::Builder::new_current_thread()
@@ -134,12 +134,12 @@ impl Property {
             let run = match (verdict, self.refused) {
                 (Verdict::Kept, _) => self.run,
                 (Verdict::Refused, Some(refused)) => refused,
-                _ => return,
+                _ => return verdict,
             };
             // On a task, as programs run: what is not `Send` or starves others shows.
             let running = tokio::spawn(run(trial));
             match tokio::time::timeout(limit, running).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => verdict,
                 Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => panic!(
                     "{} on {} was not done after {limit:?}",
