@@ -41,13 +41,15 @@ pub(crate) struct Pull {
     max_bytes: usize,
     /// When the server last said anything, or was last asked for more.
     heard: Instant,
+    /// When it was last seen that nothing waits in the client.
+    empty: Instant,
 }
 
 /// What came of pulling.
 #[derive(Debug)]
 pub(crate) enum Pulled {
-    /// A message.
-    Message(Message),
+    /// A message, and since when at the latest its lease may run: nothing waited in the client then.
+    Message(Message, Instant),
     /// A pull ended, filled or not; ask again.
     Ended,
     /// The consumer is gone, or nobody knows of the pull any more: look what there is.
@@ -78,6 +80,7 @@ impl Pull {
             outstanding: 0,
             max_bytes,
             heard: Instant::now(),
+            empty: Instant::now(),
         })
     }
 
@@ -103,7 +106,10 @@ impl Pull {
     /// What has come already.
     pub(crate) fn now(&mut self) -> Option<Pulled> {
         loop {
-            let message = self.subscriber.next().now_or_never()?;
+            let Some(message) = self.subscriber.next().now_or_never() else {
+                self.empty = Instant::now();
+                return None;
+            };
             if let Some(pulled) = self.heard(message) {
                 return Some(pulled);
             }
@@ -120,7 +126,10 @@ impl Pull {
                 return pulled;
             }
             let heard = tokio::select! {
-                message = self.subscriber.next() => self.heard(message),
+                message = self.subscriber.next() => {
+                    self.empty = Instant::now();
+                    self.heard(message)
+                }
                 // What was pulled over the old connection comes no more.
                 _ = self.connections.changed() => Some(Pulled::Broken),
                 () = sleep_until(look.clamp(self.heard + SILENCE, self.heard + 2 * SILENCE)) => {
@@ -144,7 +153,7 @@ impl Pull {
         }
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
-            return Some(Pulled::Message(message));
+            return Some(Pulled::Message(message, self.empty));
         };
         match status {
             StatusCode::IDLE_HEARTBEAT => None,
@@ -176,27 +185,30 @@ impl Pull {
             .saturating_sub(rest.unwrap_or(self.outstanding));
     }
 
-    /// Stops asking, and gives what is still on its way as it comes: it is delivered, and not to be lost.
+    /// Stops asking, and tells of what is still on its way as it comes: it is delivered, and not to be lost.
+    /// With each goes how much may still come.
     ///
     /// The client forgets a subscription before the server has, and what comes in between would be lost
     /// until its ack wait. Only where both count to the same last message nothing is: so the subscription
     /// ends after as many as may still come, and what does not come of those is sent from here. Who may
     /// not publish to their own inbox waits until the demand has expired.
-    pub(crate) async fn end(mut self, mut give: impl FnMut(Message)) {
+    pub(crate) async fn end(mut self, mut tell: impl FnMut(Option<(Message, Instant)>, usize)) {
         while let Some(pulled) = self.now() {
             match pulled {
-                Pulled::Message(message) => give(message),
+                Pulled::Message(message, since) => tell(Some((message, since)), self.outstanding),
                 Pulled::Ended => {}
                 Pulled::Broken => return,
             }
         }
         let fillers = self.outstanding + STATUSES;
         let last = self.received + fillers as u64;
-        if self.subscriber.unsubscribe_after(last).await.is_err() {
+        let mut connections = self.connections.clone();
+        let ending = self.subscriber.unsubscribe_after(last);
+        let deadline = self.wire.request_deadline();
+        if self.wire.hand_over(deadline, ending).await.is_err() {
             return;
         }
         let (client, inbox) = (self.wire.client.clone(), self.inbox.clone());
-        let mut connections = self.wire.connections();
         let one_came = Notify::new();
         let fill = async {
             for sent in 0..fillers {
@@ -217,12 +229,15 @@ impl Pull {
             while let Ok(Some(message)) =
                 timeout(patience(self.outstanding), self.subscriber.next()).await
             {
+                self.empty = Instant::now();
                 if is_filler(&message) {
                     one_came.notify_one();
                 }
-                if let Some(Pulled::Message(message)) = self.heard(Some(message)) {
-                    give(message);
-                }
+                let came = match self.heard(Some(message)) {
+                    Some(Pulled::Message(message, since)) => Some((message, since)),
+                    _ => None,
+                };
+                tell(came, self.outstanding);
             }
         };
         tokio::select! {

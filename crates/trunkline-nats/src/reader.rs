@@ -214,7 +214,7 @@ impl Reader {
         }
         let pulling = self.pulling.as_mut()?;
         loop {
-            let Some(Pulled::Message(message)) = pulling.pull.now() else {
+            let Some(Pulled::Message(message, _)) = pulling.pull.now() else {
                 return None;
             };
             let place = Place::of(&message)?;
@@ -276,7 +276,7 @@ impl Reader {
                 }
             }
             match pulling.pull.next().await {
-                Pulled::Message(message) => match Place::of(&message) {
+                Pulled::Message(message, _) => match Place::of(&message) {
                     Some(place) if pulling.follows(&place) => {
                         if place.seq > self.last {
                             self.ready.push_back(message);

@@ -13,13 +13,31 @@ use std::time::Duration;
 use trunkline_core::engine::{
     Change, ConsumerRef, ConsumerSpec, Credit, Delivery, Engine, Feed, Fetched, Position,
 };
-use trunkline_nats::{Auth, NatsOptions};
+use trunkline_nats::{Auth, NatsEngine, NatsOptions};
 
 use servers::{append, at, connect, event, filter, make, name, soon, spec};
 
 async fn fetch(feed: &mut dyn Feed, out: &mut Vec<Delivery>) {
     let fetched = soon(feed.fetch(Credit::items(10), out)).await.unwrap();
     assert!(matches!(fetched, Fetched::Deliveries(_)), "{fetched:?}");
+}
+
+/// A member of a new consumer, of which nobody else fetches.
+async fn member(engine: &NatsEngine, ack_wait: Duration) -> Box<dyn Feed> {
+    make(engine, spec("LOG", "log.*")).await.unwrap();
+    let consumer = ConsumerRef {
+        stream: name("LOG"),
+        consumer: name("work"),
+    };
+    let made = Change::CreateConsumer(ConsumerSpec {
+        at: consumer.clone(),
+        filters: vec![filter("log.*")],
+        start: Position::First,
+        ack_wait,
+        max_in_flight: 1_000,
+    });
+    soon(engine.topology().apply(vec![made])).await.unwrap();
+    soon(engine.consume().open(&consumer)).await.unwrap().0
 }
 
 /// A member that may not send to its own inbox can only wait for the end of what it asked for, which takes
@@ -39,20 +57,7 @@ async fn what_comes_after_a_member_fell_silent_is_its_own_if_it_is_back() {
         ..at(&server.url())
     };
     let guest = connect(&options).await.unwrap();
-    make(&guest, spec("LOG", "log.*")).await.unwrap();
-    let consumer = ConsumerRef {
-        stream: name("LOG"),
-        consumer: name("work"),
-    };
-    let made = Change::CreateConsumer(ConsumerSpec {
-        at: consumer.clone(),
-        filters: vec![filter("log.*")],
-        start: Position::First,
-        ack_wait: Duration::from_secs(30),
-        max_in_flight: 1_000,
-    });
-    soon(guest.topology().apply(vec![made])).await.unwrap();
-    let (mut feed, _settler) = soon(guest.consume().open(&consumer)).await.unwrap();
+    let mut feed = member(&guest, Duration::from_secs(30)).await;
     let mut came = Vec::new();
     append(&guest, "LOG", vec![event("log.a", 0, 10)]).await;
     fetch(&mut *feed, &mut came).await;
@@ -69,4 +74,20 @@ async fn what_comes_after_a_member_fell_silent_is_its_own_if_it_is_back() {
     }
     let hints: Vec<u32> = came.iter().map(|one| one.delivered_hint).collect();
     assert_eq!(hints, [1; 21]);
+}
+
+/// It was taken for one whose lease is over, and nobody had it before the server gave it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_counted_from_when_its_event_came_and_not_from_when_one_began_to_wait() {
+    const ACK_WAIT: Duration = Duration::from_secs(6);
+    let server = servers::server("");
+    let engine = connect(&at(&server.url())).await.unwrap();
+    let mut feed = member(&engine, ACK_WAIT).await;
+    let mut came = Vec::new();
+    let waits = feed.fetch(Credit::items(10), &mut came);
+    let quiet = tokio::time::timeout(ACK_WAIT + Duration::from_secs(2), waits).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    append(&engine, "LOG", vec![event("log.a", 0, 10)]).await;
+    fetch(&mut *feed, &mut came).await;
+    assert_eq!(came[0].delivered_hint, 1);
 }

@@ -1,15 +1,16 @@
-//! The ordered consumer on an engine whose answers do not always come.
+//! Consumers on an engine whose answers do not always come, or come late.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use trunkline::core::engine::{
     Admitted, Append, AppendMode, Batch, Boxed, Bucket, Capabilities, Commit, Committed, Consume,
-    Credit, Engine, Entries, Expectation, Fact, Follow, Gauges, Limits, Live, Log, Op, Outcome,
-    Page, Removal, Rev, State as StateGroup, StateKey, Topology, Watch,
+    ConsumerRef, Credit, Delivery, Engine, Entries, Expectation, Fact, Feed, Fetched, Follow,
+    Gauges, Limits, Live, Log, Membership, Op, Outcome, Page, Removal, Rev, Settle,
+    State as StateGroup, StateKey, Token, Topology, Watch,
 };
 use trunkline::{
     Attempt, Bus, Connect, Context, Error, ErrorKind, Event, FailureExt, Filter, Link, Name,
@@ -22,9 +23,15 @@ struct Step {
     key: u32,
 }
 
+#[derive(Event, Serialize, Deserialize, Clone, Debug)]
+#[event(type = "step.noted")]
+struct Unkeyed {
+    n: u32,
+}
+
 /// An engine of which so many reads time out, and so many scans for events are answered by a copy that
-/// lags, and whose commits take a while. It counts scans for events, and notes how many fences a commit had
-/// at most.
+/// lags, whose commits take a while, and whose client may keep what is leased. It counts scans for events, and
+/// notes how many fences a commit had at most.
 #[derive(Debug)]
 struct Silent {
     inner: Arc<dyn Engine>,
@@ -34,6 +41,8 @@ struct Silent {
     fences: AtomicUsize,
     /// Seconds that a commit takes.
     slow: AtomicU64,
+    /// Whether deliveries stay in the client.
+    hoards: Arc<AtomicBool>,
 }
 
 impl Silent {
@@ -46,6 +55,7 @@ impl Silent {
             scanned: AtomicU32::new(0),
             fences: AtomicUsize::new(0),
             slow: AtomicU64::new(0),
+            hoards: Arc::default(),
         });
         let bus = Connect::with_engine(Arc::clone(&silent) as Arc<dyn Engine>).await?;
         Ok((silent, bus))
@@ -89,7 +99,7 @@ impl Engine for Silent {
     }
 
     fn consume(&self) -> &dyn Consume {
-        self.inner.consume()
+        self
     }
 
     fn state(&self) -> &dyn StateGroup {
@@ -144,6 +154,48 @@ impl Log for Silent {
 
     fn remove<'a>(&'a self, stream: &'a Name, what: Removal) -> Boxed<'a, Result<u64>> {
         self.inner.log().remove(stream, what)
+    }
+}
+
+impl Consume for Silent {
+    fn open<'a>(&'a self, consumer: &'a ConsumerRef) -> Boxed<'a, Result<Membership>> {
+        Box::pin(async move {
+            let (inner, settler) = self.inner.consume().open(consumer).await?;
+            let hoards = Arc::clone(&self.hoards);
+            let feed = Hoard {
+                inner,
+                hoards,
+                kept: Vec::new(),
+            };
+            Ok((Box::new(feed) as Box<dyn Feed>, settler))
+        })
+    }
+}
+
+/// Keeps the first deliveries that come while it hoards.
+struct Hoard {
+    inner: Box<dyn Feed>,
+    hoards: Arc<AtomicBool>,
+    kept: Vec<Delivery>,
+}
+
+impl Feed for Hoard {
+    fn fetch<'a>(
+        &'a mut self,
+        credit: Credit,
+        out: &'a mut Vec<Delivery>,
+    ) -> Boxed<'a, Result<Fetched>> {
+        Box::pin(async move {
+            if self.hoards.load(Ordering::Relaxed) {
+                self.inner.fetch(credit, &mut self.kept).await?;
+                return std::future::pending().await;
+            }
+            if self.kept.is_empty() {
+                return self.inner.fetch(credit, out).await;
+            }
+            out.append(&mut self.kept);
+            Ok(Fetched::Deliveries(out.len()))
+        })
     }
 }
 
@@ -348,6 +400,51 @@ async fn c8_nothing_begins_before_it_is_stored_how_a_suspect_ended() {
         );
     }
     silent.slow.store(0, Ordering::Relaxed);
+    let report = member.stop().await;
+    assert!(report.failed.is_none(), "{report:?}");
+    bus.close().await.unwrap();
+}
+
+/// What waits in the engine's client while nobody fetches may become another's.
+#[tokio::test(start_paused = true)]
+async fn c13_what_was_anothers_after_a_pause_is_not_run_again() {
+    let (silent, bus) = Silent::new().await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handler = move |step: Unkeyed| {
+        let seen = seen.clone();
+        async move {
+            let _ = seen.send(step.n);
+        }
+    };
+    let name = Name::new("steps").unwrap();
+    silent.hoards.store(true, Ordering::Relaxed);
+    let member = bus.consumer("steps").on(handler).start().await.unwrap();
+    for n in 0..2 {
+        bus.publish(Unkeyed { n }).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bus.pause_consumer(&name, "a look").await.unwrap();
+    // The first is leased to another, as it will be when the time of its lease is over.
+    let at = ConsumerRef {
+        stream: Name::new("EVENTS").unwrap(),
+        consumer: name.clone(),
+    };
+    let (mut theirs, settler) = silent.inner.consume().open(&at).await.unwrap();
+    let settle = |seq, lease, what| {
+        let batch = [(Token { seq, lease }, what)].into_iter().collect();
+        settler.settle(batch, true).completed()
+    };
+    settle(1, 1, Settle::GiveBack).await.unwrap();
+    let mut came = Vec::new();
+    theirs.fetch(Credit::items(1), &mut came).await.unwrap();
+    assert_eq!(came[0].token.seq, 1);
+    silent.hoards.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    bus.resume_consumer(&name, None).await.unwrap();
+    assert_eq!(handled.recv().await, Some(1));
+    settle(1, came[0].token.lease, Settle::Ack).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(handled.try_recv().ok(), None, "it was done by the other");
     let report = member.stop().await;
     assert!(report.failed.is_none(), "{report:?}");
     bus.close().await.unwrap();

@@ -9,8 +9,8 @@
 //!                                                   ▼ for an eighth of the ack wait; then given back
 //! ```
 //!
-//! **Invariant:** what is ready, asked for and still expected of a demand that ends is never more than the
-//! last call wanted, so that a member holds no more of its consumer than it has room for.
+//! **Invariant:** a call asks only for what it wants beyond what is ready, asked for, and still to come of a
+//! demand that is being ended: else a member would be given more than it has room for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) struct Seat {
     max_bytes: usize,
 }
 
-/// A delivery, and since when at the latest its lease may run: nothing waited in the client then.
+/// A delivery, and since when at the latest its lease may run.
 struct Came(Message, Instant);
 
 #[derive(Default)]
@@ -60,8 +60,6 @@ struct Standing {
     ready: VecDeque<Came>,
     /// What a demand that is being ended may still bring.
     ending: usize,
-    /// When it was last seen that nothing waits in the client.
-    empty: Option<Instant>,
     /// Whether a call has taken the demand and what is ready at the moment.
     at_work: bool,
     /// Rises with each call, so that it shows whether there was another.
@@ -76,7 +74,6 @@ struct Standing {
 pub(super) struct Taken<'a> {
     pull: Option<Pull>,
     ready: VecDeque<Came>,
-    empty: Instant,
     seat: &'a Arc<Seat>,
 }
 
@@ -104,7 +101,6 @@ impl Seat {
         let mut taken = Taken {
             pull: standing.pull.take(),
             ready: std::mem::take(&mut standing.ready),
-            empty: standing.empty.unwrap_or_else(Instant::now),
             seat: self,
         };
         drop(standing);
@@ -134,36 +130,36 @@ impl Seat {
                 match standing.pull.take() {
                     Some(pull) => {
                         standing.ending = pull.outstanding;
-                        let came = standing.empty.unwrap_or_else(Instant::now);
-                        (Some((pull, came)), VecDeque::new(), parting)
+                        (Some(pull), VecDeque::new(), parting)
                     }
                     None if since.elapsed() < hold => continue,
                     None => (None, std::mem::take(&mut standing.ready), parting),
                 }
             };
-            if let Some((pull, came)) = ending {
-                let mut left = Vec::new();
-                pull.end(|message| left.extend(self.keep(message, came)))
-                    .await;
-                self.standing.lock().ending = 0;
-                self.came.notify_waiters();
-                self.release(left).await;
+            let Some(pull) = ending else {
+                self.release(ready).await;
                 continue;
+            };
+            let mut left = Vec::new();
+            {
+                let _nothing_after = Ending(&self);
+                let tell = |came, outstanding| left.extend(self.keep(came, outstanding));
+                pull.end(tell).await;
             }
-            self.release(ready.into_iter().map(|Came(message, _)| message))
-                .await;
+            self.release(left).await;
         }
     }
 
     /// Keeps what a demand that is being ended brings, for a member that may come back or has; gives it
     /// if the member never will.
-    fn keep(&self, message: Message, came: Instant) -> Option<Message> {
+    fn keep(&self, came: Option<(Message, Instant)>, outstanding: usize) -> Option<Came> {
+        let came = came.map(|(message, since)| Came(message, since));
         let mut standing = self.standing.lock();
+        standing.ending = outstanding;
         if standing.gone {
-            return Some(message);
+            return came;
         }
-        standing.ending = standing.ending.saturating_sub(1);
-        standing.ready.push_back(Came(message, came));
+        standing.ready.extend(came);
         drop(standing);
         self.came.notify_waiters();
         None
@@ -181,12 +177,13 @@ impl Seat {
         {
             let seat = Arc::clone(self);
             runtime.spawn(async move {
-                seat.release(ready.into_iter().map(|Came(message, _)| message))
-                    .await;
+                seat.release(ready).await;
                 if let Some(pull) = pull {
                     let mut rest = Vec::new();
-                    pull.end(|message| rest.push(message)).await;
-                    seat.release(rest).await;
+                    pull.end(|came, _| rest.extend(came)).await;
+                    let rest = rest.into_iter();
+                    seat.release(rest.map(|(message, since)| Came(message, since)))
+                        .await;
                 }
                 drop(parting);
             });
@@ -194,8 +191,15 @@ impl Seat {
     }
 
     /// Gives back what was delivered and nobody took.
-    async fn release(&self, deliveries: impl IntoIterator<Item = Message>) {
-        for reply in deliveries.into_iter().filter_map(|message| message.reply) {
+    async fn release(&self, deliveries: impl IntoIterator<Item = Came>) {
+        for Came(message, since) in deliveries {
+            // What is over is another's, whose delivery this would give back.
+            let Some(reply) = message
+                .reply
+                .filter(|_| Instant::now() < self.leases.until(since))
+            else {
+                continue;
+            };
             let word = Bytes::from_static(word(Settle::GiveBack));
             let sending = self.wire.client.publish(reply, word);
             let given = self.wire.hand_over(self.wire.request_deadline(), sending);
@@ -225,19 +229,27 @@ impl Seat {
     }
 }
 
+/// A demand is being ended. However that goes, nothing is expected of it afterwards.
+struct Ending<'a>(&'a Seat);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.standing.lock().ending = 0;
+        self.0.came.notify_waiters();
+    }
+}
+
 impl Taken<'_> {
-    /// Takes what waits in the client. It came since that was last done.
+    /// Takes what waits in the client.
     fn drain(&mut self) {
-        let came = self.empty;
         while let Some(pull) = &mut self.pull {
             match pull.now() {
                 None => break,
-                Some(Pulled::Message(message)) => self.ready.push_back(Came(message, came)),
+                Some(Pulled::Message(message, since)) => self.ready.push_back(Came(message, since)),
                 Some(Pulled::Ended) => {}
                 Some(Pulled::Broken) => self.pull = None,
             }
         }
-        self.empty = Instant::now();
     }
 
     /// Takes what a demand that is being ended has brought, and tells how much it may still bring.
@@ -273,10 +285,7 @@ impl Taken<'_> {
                 () = came => continue,
             };
             match pulled {
-                Pulled::Message(message) => {
-                    self.empty = Instant::now();
-                    self.ready.push_back(Came(message, self.empty));
-                }
+                Pulled::Message(message, since) => self.ready.push_back(Came(message, since)),
                 Pulled::Ended => {}
                 Pulled::Broken => {
                     self.pull = None;
@@ -335,7 +344,6 @@ impl Drop for Taken<'_> {
         standing.pull = self.pull.take();
         self.ready.append(&mut standing.ready);
         standing.ready = std::mem::take(&mut self.ready);
-        standing.empty = Some(self.empty);
         standing.at_work = false;
         let idle = !asked && standing.ready.is_empty();
         if !idle

@@ -15,6 +15,8 @@
 //! **Invariant:** an event is acknowledged only when its handler has done it, or a record has it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ use trunkline_core::{Error, ErrorKind, Result};
 use super::super::partition::Ended;
 use super::super::record::{Side, SideState, millis};
 use super::handovers::Handover;
-use super::leases::RENEWALS;
+use super::leases::{RENEWALS, Wait};
 use super::runs::Ran;
 use super::tasks::Done;
 use super::{Member, PAUSE};
@@ -74,8 +76,7 @@ pub(in crate::consumer) struct Intake {
     pub(super) renew_at: Instant,
     pub(super) is_renewing: bool,
     pub(super) ack_wait: Duration,
-    /// Since when nothing is fetched; none if something came after.
-    idle_since: Option<Instant>,
+    wait: Wait,
     /// Events of which one asks whether they are still this member's; nothing is fetched until it is known.
     pub(super) in_doubt: usize,
     /// Bytes of the largest event that there may be.
@@ -113,7 +114,7 @@ impl Intake {
             renew_at: now + ack_wait / RENEWALS,
             is_renewing: false,
             ack_wait,
-            idle_since: None,
+            wait: Wait::new(now),
             in_doubt: 0,
             largest,
         }
@@ -124,7 +125,15 @@ impl Intake {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub(super) async fn fetch(&mut self, credit: Credit) -> Result<Fetched> {
-        self.feed.fetch(credit, &mut self.fetched).await
+        let patience = self.ack_wait / RENEWALS;
+        let mut fetching = pin!(self.feed.fetch(credit, &mut self.fetched));
+        poll_fn(|cx| {
+            self.wait.look(credit.items, patience, Instant::now());
+            let fetched = fetching.as_mut().poll(cx);
+            self.wait.looked(fetched.is_pending());
+            fetched
+        })
+        .await
     }
 
     fn take(&mut self, token: Token) -> Option<Leased> {
@@ -189,13 +198,9 @@ impl Intake {
 /// Waits for the next events of the intake; for ever if there is no credit or no intake.
 pub(super) async fn fetch(intake: &mut Option<Intake>, credit: Credit) -> Result<Fetched> {
     match intake {
-        Some(intake) if credit.items > 0 => return intake.fetch(credit).await,
-        Some(intake) => {
-            intake.idle_since.get_or_insert_with(Instant::now);
-        }
-        None => {}
+        Some(intake) if credit.items > 0 => intake.fetch(credit).await,
+        _ => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
 impl Member {
@@ -277,15 +282,21 @@ impl Member {
         let Some(intake) = &mut self.intake else {
             return;
         };
+        let is_doubtful = intake.wait.brought(intake.fetched.len());
         if intake.fetched.is_empty() {
             return;
         }
-        // It may have waited in the engine's client for as long as nobody fetched.
-        let idle = intake.idle_since.take();
-        if idle.is_some_and(|since| now.duration_since(since) > intake.ack_wait / RENEWALS) {
-            self.doubt();
-            return;
+        match is_doubtful {
+            true => self.doubt(),
+            false => self.take_in(now),
         }
+    }
+
+    /// Takes what is surely this member's.
+    pub(super) fn take_in(&mut self, now: Instant) {
+        let Some(intake) = &mut self.intake else {
+            return;
+        };
         let mut queue: Vec<(Token, StoredEvent)> = Vec::with_capacity(intake.fetched.len());
         for delivery in std::mem::take(&mut intake.fetched) {
             let Delivery {

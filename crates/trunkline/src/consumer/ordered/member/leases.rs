@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use trunkline_core::engine::{Batch, Delivery, Settle, Settler, Token};
@@ -13,39 +14,87 @@ use super::{Member, PAUSE};
 /// How often a lease is renewed in the time that it lasts.
 pub(super) const RENEWALS: u32 = 3;
 
+/// How long what a fetch brings may have waited in the engine's client, where its lease runs.
+///
+/// A look that finds nothing there says that what comes next came after it. Where nobody looked for a while,
+/// as in a pause, as much may be old as was ever asked for.
+#[derive(Debug)]
+pub(super) struct Wait {
+    looked: Instant,
+    /// Whether the last look found nothing.
+    found_nothing: bool,
+    /// Events that were asked for at once, at most.
+    asked: usize,
+    /// So many of those that come next may be old.
+    doubtful: usize,
+}
+
+impl Wait {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            looked: now,
+            found_nothing: false,
+            asked: 0,
+            doubtful: 0,
+        }
+    }
+
+    /// One is about to look, with room for so many.
+    pub(super) fn look(&mut self, room: usize, patience: Duration, now: Instant) {
+        if now.duration_since(self.looked) > patience {
+            self.doubtful = self.asked;
+        }
+        self.looked = now;
+        self.asked = self.asked.max(room);
+    }
+
+    pub(super) fn looked(&mut self, found_nothing: bool) {
+        self.found_nothing = found_nothing;
+    }
+
+    /// So many have come since one looked. Whether some of them may be old.
+    pub(super) fn brought(&mut self, count: usize) -> bool {
+        if count == 0 && self.found_nothing {
+            self.doubtful = 0;
+        }
+        let is_doubtful = count > 0 && self.doubtful > 0;
+        self.doubtful = self.doubtful.saturating_sub(count);
+        is_doubtful
+    }
+}
+
 /// Starts leases anew and tells which were over. An engine that is away is asked until it answers.
 ///
 /// # Errors
 /// What will not be otherwise with time.
 pub(super) async fn lost_of(
     settler: &dyn Settler,
-    mut unknown: Vec<Token>,
+    mut tokens: Vec<Token>,
 ) -> Result<BTreeSet<Token>> {
     let mut lost = BTreeSet::new();
     loop {
-        let batch = unknown.iter().map(|token| (*token, Settle::Extend));
-        let mut last = None;
+        // Each time all of them, so that those that were extended do not end while one asks for others.
+        let batch = tokens.iter().map(|token| (*token, Settle::Extend));
+        let mut unknown = None;
         match settler.settle(batch.collect(), true).completed().await {
             Ok(extended) => {
-                for (token, extended) in std::mem::take(&mut unknown).into_iter().zip(extended) {
+                for (token, extended) in tokens.iter().zip(extended) {
                     match extended {
                         Ok(()) => {}
                         Err(error) if error.kind() == ErrorKind::StaleLease => {
-                            lost.insert(token);
+                            lost.insert(*token);
                         }
-                        Err(error) => {
-                            unknown.push(token);
-                            last = Some(error);
-                        }
+                        Err(error) => unknown = Some(error),
                     }
                 }
             }
-            Err(error) => last = Some(error),
+            Err(error) => unknown = Some(error),
         }
-        match last {
+        match unknown {
             None => return Ok(lost),
             Some(error) if error.retryable() => {
                 tracing::debug!(%error, again_in = ?PAUSE, "it is not known whether leases hold");
+                tokens.retain(|token| !lost.contains(token));
                 tokio::time::sleep(PAUSE).await;
             }
             Some(error) => return Err(error),
@@ -146,15 +195,44 @@ impl Member {
         intake.in_doubt = 0;
         let lost = lost?;
         came.retain(|delivery| !lost.contains(&delivery.token));
-        // In the order in which they came.
-        came.append(&mut intake.fetched);
+        // Nothing was fetched meanwhile.
         intake.fetched = came;
         if !paused && !stopping {
-            self.delivered(now);
+            self.take_in(now);
             return Ok(());
         }
         let back = self.put_back();
         self.report.given_back += if stopping { back } else { 0 };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_waited_for_long_is_doubted_until_a_look_finds_nothing_or_all_of_it_has_come() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut wait = Wait::new(start);
+        let mut look = |second, found_nothing, count| {
+            wait.look(100, PATIENCE, at(second));
+            wait.looked(found_nothing);
+            wait.brought(count)
+        };
+        assert!(!look(1, false, 100));
+        assert!(!look(11, true, 0));
+        // Nobody looks for 11 s. As many may be old as were asked for, however they come.
+        assert!(look(22, false, 1));
+        assert!(look(23, false, 98));
+        assert!(look(24, false, 100));
+        assert!(!look(25, false, 100));
+        // Or none, where nothing is there after all.
+        assert!(!look(50, true, 0));
+        assert!(!look(51, false, 1));
+        // What is pending may have brought something before.
+        assert!(look(70, true, 1));
     }
 }
