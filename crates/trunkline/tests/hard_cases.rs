@@ -14,12 +14,19 @@ use trunkline::core::engine::{
 };
 use trunkline::dead_letter::{Discard, Page, Selection};
 use trunkline::{
-    Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
+    Attempt, Bus, ErrorKind, Event, FailureExt, Filter, Item, Name, Retry, Start, State, Timestamp,
 };
 
 #[derive(Debug, Event, Serialize, Deserialize)]
 #[event(type = "job.queued")]
 struct Job {
+    n: u32,
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(type = "job.part", key = "job")]
+struct Part {
+    job: u32,
     n: u32,
 }
 
@@ -211,6 +218,43 @@ async fn c7_a_member_whose_lease_is_gone_hands_nothing_over() {
     go_on.notify_one();
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(begun.try_recv().ok(), None, "it is done");
+}
+
+/// Nobody else can have it, so what it comes to in the end counts, and its key goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn c7_a_key_whose_handler_blocked_goes_on_with_its_only_member() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let ends = Arc::new(std::sync::Mutex::new(Some(ends)));
+    let handler = move |part: Part, attempt: Attempt| {
+        let (seen, ends) = (seen.clone(), Arc::clone(&ends));
+        async move {
+            if let Some(ends) = ends.lock().unwrap().take() {
+                let _ = ends.recv();
+                return Err("at last");
+            }
+            let _ = seen.send((part.n, attempt.0));
+            Ok(())
+        }
+    };
+    let consumer = bus.consumer("parts").time_out(Duration::from_millis(50));
+    let consumer = consumer.retry(Retry::fixed(2, Duration::from_millis(10)));
+    let member = consumer.on(handler).start().await.unwrap();
+    for n in 0..2 {
+        bus.publish(Part { job: 1, n }).await.unwrap();
+    }
+    let stuck = async {
+        while member.health().is_well() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    in_time(stuck).await;
+    end.send(()).unwrap();
+    assert_eq!(in_time(handled.recv()).await, Some((0, 2)));
+    assert_eq!(in_time(handled.recv()).await, Some((1, 1)));
+    let report = in_time(member.stop()).await;
+    assert_eq!((report.cancelled, report.stuck), (0, 0), "{report:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,8 +74,8 @@ pub(super) type Finished<J> = (J, Ended);
 pub(super) enum Ended {
     Well,
     Failed(Failure),
-    /// It was cancelled, or it was stuck: its event may be somebody else's by now, so how its
-    /// handler ended does not matter any more.
+    /// It was cancelled: its event may be somebody else's by now, so how its handler ended does not
+    /// matter any more.
     Cancelled,
 }
 
@@ -434,6 +434,7 @@ impl<J: Job> Pool<J> {
             circuit.look(now);
         }
         let mut stuck = Vec::new();
+        let mut alone = false;
         if self.look.is_some_and(|look| look <= now) {
             let next = |time_out| now + time_out + common.stuck_after;
             self.look = common.time_out.map(next);
@@ -444,12 +445,15 @@ impl<J: Job> Pool<J> {
                     }
                     Some(_) if !run.is_given_up => {
                         run.is_given_up = true;
+                        alone |= run.job.runs_alone();
                         stuck.push((run.job.place(&common.hands), now - run.since));
                     }
                     _ => {}
                 }
             }
         }
+        // For ever is too long to wait for.
+        inner.is_alone &= !alone;
         drop(inner);
         for ((stream, seq), running_for) in stuck {
             tracing::error!(

@@ -140,7 +140,7 @@ impl<J: Job> Inner<J> {
         // The worker of one that was cancelled is about to be cancelled too, at its next await: the
         // next job would pay for it.
         let goes_on = run.cancelled.is_none();
-        let ended = match goes_on && !run.is_given_up {
+        let ended = match goes_on {
             true => ended,
             false => Ended::Cancelled,
         };
