@@ -62,8 +62,7 @@ impl Leases {
         Some(token)
     }
 
-    /// When a lease that began then is over.
-    pub(super) fn until(&self, from: Instant) -> Instant {
+    fn until(&self, from: Instant) -> Instant {
         let margin = (self.ack_wait / 20).max(MARGIN).min(self.ack_wait / 2);
         from + self.ack_wait - margin
     }
