@@ -1,6 +1,6 @@
 //! What a member of a shared consumer has asked for, and what becomes of it when the member stops asking.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test panics where it fails"

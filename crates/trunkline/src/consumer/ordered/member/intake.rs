@@ -77,8 +77,8 @@ pub(in crate::consumer) struct Intake {
     pub(super) is_renewing: bool,
     pub(super) ack_wait: Duration,
     wait: Wait,
-    /// Events of which one asks whether they are still this member's; nothing is fetched until it is known.
-    pub(super) in_doubt: usize,
+    /// Whether one asks of what came if it is still this member's; nothing is fetched until it is known.
+    pub(super) is_in_doubt: bool,
     /// Bytes of the largest event that there may be.
     largest: usize,
 }
@@ -115,7 +115,7 @@ impl Intake {
             is_renewing: false,
             ack_wait,
             wait: Wait::new(now),
-            in_doubt: 0,
+            is_in_doubt: false,
             largest,
         }
     }
@@ -191,7 +191,7 @@ impl Intake {
             && self.handovers.is_empty()
             && self.handing.is_empty()
             && self.burying == 0
-            && self.in_doubt == 0
+            && !self.is_in_doubt
     }
 }
 
@@ -223,7 +223,7 @@ impl Member {
         if self.is_paused()
             || !self.place.lease.holds(now)
             || now < intake.fetch_from
-            || intake.in_doubt > 0
+            || intake.is_in_doubt
             || intake.later.len() >= MAX_LATER
             || self.handovers_are_full()
             || !self.shared.buries()

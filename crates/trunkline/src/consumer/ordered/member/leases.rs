@@ -172,7 +172,7 @@ impl Member {
             return;
         };
         let came = std::mem::take(&mut intake.fetched);
-        intake.in_doubt = came.len();
+        intake.is_in_doubt = true;
         let settler = Arc::clone(&intake.settler);
         self.tasks.spawn(async move {
             let tokens = came.iter().map(|delivery| delivery.token).collect();
@@ -192,7 +192,7 @@ impl Member {
         let Some(intake) = &mut self.intake else {
             return Ok(());
         };
-        intake.in_doubt = 0;
+        intake.is_in_doubt = false;
         let lost = lost?;
         came.retain(|delivery| !lost.contains(&delivery.token));
         // Nothing was fetched meanwhile.
