@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use trunkline::core::random::random;
 
 use super::place::{Filled, Place};
 use crate::pair::{Result, expect_count};
@@ -72,7 +73,8 @@ impl Maker {
         Ok(Self {
             form,
             encoded: serde_json::to_vec(&Order::sample())?.into(),
-            random: u64::try_from(now().as_nanos() & u128::from(u64::MAX))?,
+            // Not the time: two that begin in the same nanosecond would make the same ids.
+            random: random(),
         })
     }
 

@@ -52,6 +52,24 @@ fn knows_a_repeat<S: Store>() {
 }
 
 #[test]
+fn publishers_that_begin_at_once_make_different_ids() {
+    let ids = || {
+        let made = || Maker::new(Form::Bytes).unwrap().record().unwrap().id;
+        (0..20_000).map(|_| made()).collect::<Vec<_>>()
+    };
+    let mut made: Vec<_> = std::thread::scope(|scope| {
+        let threads = [scope.spawn(ids), scope.spawn(ids)];
+        threads
+            .into_iter()
+            .flat_map(|one| one.join().unwrap())
+            .collect()
+    });
+    made.sort_unstable();
+    made.dedup();
+    assert_eq!(made.len(), 40_000);
+}
+
+#[test]
 fn rivals_keep_events_in_order_and_go_on_after_they_were_opened_again() {
     keeps_events_in_order::<RawFile>();
     keeps_events_in_order::<Sqlite>();
