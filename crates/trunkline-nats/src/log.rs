@@ -239,6 +239,7 @@ impl Follow for NatsFollow {
                 return Ok(Followed::Gap(gap));
             }
             let (mut added, mut bytes) = (0, 0);
+            self.reader.ask().await;
             loop {
                 let (message, place) = match self.reader.now() {
                     Some(read) => read,

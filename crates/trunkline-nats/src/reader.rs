@@ -20,8 +20,10 @@ use crate::message::Place;
 use crate::pull::{Pull, Pulled, nanos};
 use crate::wire::Wire;
 
-/// Messages asked for at once; half of them are on their way while the others are read.
-const BATCH: usize = 500;
+/// Messages asked for at first: who reads a few must not be sent thousands.
+const FIRST: usize = 500;
+/// Messages asked for and not read; half of them are on their way while the others are read.
+const AHEAD: usize = 2_000;
 /// Bytes that may wait in this process for a reader that is slow.
 const MAX_BYTES: usize = 8 << 20;
 /// For how long the server keeps a consumer that nobody pulls from.
@@ -69,6 +71,8 @@ pub(crate) struct Reader {
 
 struct Pulling {
     pull: Pull,
+    /// How much is asked for and not read, at most.
+    ahead: usize,
     consumer_seq: u64,
     /// Events that match and that it has not delivered.
     pending: u64,
@@ -235,6 +239,19 @@ impl Reader {
         }
     }
 
+    /// Asks for more before all is read that was asked for, so that nobody waits for the server.
+    pub(crate) async fn ask(&mut self) {
+        let Some(pulling) = self.pulling.as_mut().filter(|one| !one.is_ahead()) else {
+            return;
+        };
+        pulling.ahead = AHEAD;
+        let count = AHEAD - pulling.pull.outstanding;
+        if let Err(error) = pulling.pull.ask(count).await {
+            tracing::debug!(stream = self.stream, %error, "cannot ask for more");
+            self.pulling = None;
+        }
+    }
+
     /// Waits for something. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Read> {
         loop {
@@ -267,13 +284,9 @@ impl Reader {
                     None => continue,
                 }
             };
-            if pulling.pull.outstanding < BATCH / 2 {
-                let count = BATCH - pulling.pull.outstanding;
-                if let Err(error) = pulling.pull.ask(count).await {
-                    tracing::debug!(stream = self.stream, %error, "cannot ask for more");
-                    self.pulling = None;
-                    continue;
-                }
+            if !pulling.is_ahead() {
+                self.ask().await;
+                continue;
             }
             match pulling.pull.next().await {
                 Pulled::Message(message, _) => match Place::of(&message) {
@@ -411,15 +424,21 @@ impl Pulling {
             Err(error) => return Err(error.meaning(&format!("read stream {stream}"))),
         };
         let mut pull = Pull::open(&wire, &stream, &consumer.name, MAX_BYTES).await?;
-        pull.ask(BATCH).await?;
+        pull.ask(FIRST).await?;
         Ok(Some(Self {
             pull,
+            ahead: FIRST,
             consumer_seq: 0,
             pending: consumer.num_pending,
             first: info.state.first(),
             tail: info.state.tail(),
             made_at: info.made_at(),
         }))
+    }
+
+    /// Whether enough is on its way.
+    fn is_ahead(&self) -> bool {
+        self.pull.outstanding >= self.ahead / 2
     }
 
     /// Whether this is the very next message of the consumer.

@@ -41,7 +41,12 @@ pub struct Stored {
 impl Incoming {
     pub(crate) fn stored(decoding: &Decoding, stream: &Name, event: StoredEvent) -> Result<Self> {
         let envelope = decoding.stored(stream, &event)?;
-        Ok(Self {
+        Ok(Self::decoded(envelope, stream, event))
+    }
+
+    /// A stored event that was decoded already.
+    pub(crate) fn decoded(envelope: Arc<Envelope>, stream: &Name, event: StoredEvent) -> Self {
+        Self {
             envelope,
             headers: wire::beside(event.headers),
             subject: event.subject,
@@ -50,7 +55,7 @@ impl Incoming {
                 seq: event.seq,
                 at: event.at,
             }),
-        })
+        }
     }
 
     pub(crate) fn live(decoding: &Decoding, message: Message) -> Result<Self> {

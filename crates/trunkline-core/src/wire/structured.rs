@@ -172,8 +172,13 @@ fn id(out: &mut impl Write, of: &str, id: Option<&EventId>) -> std::io::Result<(
 /// # Errors
 /// [`ErrorKind::InvalidEvent`] with the attribute, or the line and column, at fault.
 pub fn decode(bytes: &Bytes) -> Result<Envelope> {
-    let fields: Fields<'_> = serde_json::from_slice(bytes)
-        .map_err(|error| invalid("not a CloudEvent in JSON").caused_by(error))?;
+    // Once for all of it: of bytes each string would be looked at again.
+    let fields = match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str::<Fields<'_>>(text),
+        // It says where.
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    let fields = fields.map_err(|error| invalid("not a CloudEvent in JSON").caused_by(error))?;
     let mut id = None;
     let mut source = None;
     let mut event_type = None;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use trunkline_core::Name;
 use trunkline_core::engine::StoredEvent;
+use trunkline_core::{Envelope, Name};
 
 use super::Shared;
 use super::outputs::Outputs;
@@ -12,6 +12,23 @@ use crate::failure::{Disposition, Failure};
 use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
+
+/// An event in hand, and what is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) event: StoredEvent,
+    /// Its attributes, where somebody had to look at them already.
+    pub(super) envelope: Option<Arc<Envelope>>,
+}
+
+impl From<StoredEvent> for Known {
+    fn from(event: StoredEvent) -> Self {
+        Self {
+            event,
+            envelope: None,
+        }
+    }
+}
 
 /// Handles one event, under an epoch where the consumer has owners. In this order, outermost first:
 ///
@@ -25,7 +42,7 @@ use crate::raw::Incoming;
 pub(super) async fn run(
     shared: &Shared,
     stream: &Name,
-    event: StoredEvent,
+    known: Known,
     attempt: u32,
     epoch: Option<Epoch>,
     context: &Arc<MemberContext>,
@@ -34,7 +51,7 @@ pub(super) async fn run(
         incoming,
         dead_letter,
         handler,
-    }) = told(shared, stream, event)?
+    }) = told(shared, stream, known)?
     else {
         return Ok(());
     };
@@ -65,7 +82,7 @@ struct Told<'a> {
 fn told<'a>(
     shared: &'a Shared,
     stream: &Name,
-    event: StoredEvent,
+    Known { event, envelope }: Known,
 ) -> Result<Option<Told<'a>>, Failure> {
     let settings = &shared.bus.inner.settings;
     if let Some(handler) = &shared.dead_letters
@@ -78,8 +95,11 @@ fn told<'a>(
             handler: handler.as_ref(),
         }));
     }
-    let incoming = Incoming::stored(&settings.decoding, stream, event)
-        .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?;
+    let incoming = match envelope {
+        Some(envelope) => Incoming::decoded(envelope, stream, event),
+        None => Incoming::stored(&settings.decoding, stream, event)
+            .map_err(|error| Failure::new(Disposition::Permanent, "undecodable", error))?,
+    };
     let Some(handler) = shared.handler_of(&incoming) else {
         let message = format!(
             "this member of consumer {} has no handler for {:?}",

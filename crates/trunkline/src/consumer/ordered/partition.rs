@@ -37,6 +37,7 @@ use trunkline_core::{Result, Timestamp};
 use super::cursor::Cursor;
 use super::earlier::Earlier;
 use super::record::{Keys, Layout, Progress, Side, SideState, millis};
+use crate::consumer::turn::Known;
 use lane::{Lanes, PARKED_AFTER};
 use write::Change;
 
@@ -88,7 +89,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) enum Start {
     /// Run it now. The permit is used.
-    Run(Run, StoredEvent),
+    Run(Run, Known),
     /// It is to be run once the write that says so is stored. The permit is used.
     AfterWrite,
     /// It will not be run any more: it took its process with it too often. The permit is free.
@@ -167,7 +168,7 @@ pub(super) struct Partition {
 }
 
 struct Held {
-    event: StoredEvent,
+    known: Known,
     lane: Lane,
     running: bool,
 }
@@ -307,13 +308,8 @@ impl Partition {
     }
 
     /// An event that the reader came to; one that is settled already is passed over.
-    pub(super) fn offer(
-        &mut self,
-        event: StoredEvent,
-        key: Option<SmolStr>,
-        now: Instant,
-    ) -> Result<()> {
-        let seq = event.seq;
+    pub(super) fn offer(&mut self, known: Known, key: Option<SmolStr>, now: Instant) -> Result<()> {
+        let seq = known.event.seq;
         if self.cursor.is_done(seq) || seq <= self.cursor.read() {
             return Ok(());
         }
@@ -334,12 +330,12 @@ impl Partition {
         }
         if self.lanes.is_to_park(&lane, now) {
             self.park(&lane, now)?;
-            return self.put_beside(&event, &lane, Then::Nothing, now, |_| {});
+            return self.put_beside(&known.event, &lane, Then::Nothing, now, |_| {});
         }
-        self.held_bytes += event.body.rough_bytes();
+        self.held_bytes += known.event.body.rough_bytes();
         self.lanes.push(&lane, seq);
         let held = Held {
-            event,
+            known,
             lane: lane.clone(),
             running: false,
         };
@@ -447,7 +443,7 @@ impl Partition {
             generation: self.layout.generation,
             failures: 0,
         };
-        Ok(Some((seq, Start::Run(run, held.event.clone()))))
+        Ok(Some((seq, Start::Run(run, held.known.clone()))))
     }
 
     /// A handler has been at work for so long that the rest must not wait for it.
@@ -473,7 +469,7 @@ impl Partition {
             Ended::Done => {
                 self.running -= 1;
                 if let Some(held) = self.held.remove(&seq) {
-                    self.held_bytes -= held.event.body.rough_bytes();
+                    self.held_bytes -= held.known.event.body.rough_bytes();
                     self.lanes.done(&held.lane, seq);
                     self.cursor.settle(seq);
                     self.cursor.counts.handled += 1;

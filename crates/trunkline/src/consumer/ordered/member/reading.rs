@@ -15,6 +15,7 @@ use super::super::reader::{self, BATCH, Read};
 use super::tasks::Done;
 use super::{Member, PAUSE};
 use crate::consumer::pool::Appetite;
+use crate::consumer::turn::Known;
 
 impl Member {
     /// Whether to read on: there is somebody to read for.
@@ -143,8 +144,8 @@ impl Member {
             return Ok(());
         };
         // What is no event has no key; its turn will find out.
-        let envelope = self.shared.bus.envelope(&self.place.stream, event);
-        let key = envelope.ok().and_then(|envelope| envelope.ordering_key());
+        let envelope = self.shared.bus.envelope(&self.place.stream, event).ok();
+        let key = envelope.as_ref().and_then(|one| one.ordering_key());
         let slot = match &key {
             Some(key) => key::slot(key),
             None => Lane::new(None, event.seq).slot(),
@@ -158,7 +159,8 @@ impl Member {
             partition.lagging = true;
             return Ok(());
         }
-        partition.offer(event.clone(), key, now)
+        let event = event.clone();
+        partition.offer(Known { event, envelope }, key, now)
     }
 
     /// Reads a stretch for partitions that fell behind and have room again.

@@ -16,7 +16,8 @@ use super::super::partition::{Run, Start};
 use super::PAUSE;
 use super::burials::persist_written;
 use crate::consumer::pool::{Appetite, Ended, Job, Pool, Vitals};
-use crate::consumer::{Control, Shared, turn};
+use crate::consumer::turn::{self, Known};
+use crate::consumer::{Control, Shared};
 use crate::failure::{Disposition, Failure};
 use crate::handler::{Epoch, MemberContext};
 
@@ -73,7 +74,7 @@ struct Turn {
     which: Which,
     run: Run,
     /// The event, once it is there: at once if the member has it, from its record otherwise.
-    event: Arc<OnceLock<StoredEvent>>,
+    known: Arc<OnceLock<Known>>,
     /// Its bytes as long as it is in hand: none of what is still in its record.
     bytes: usize,
     alone: bool,
@@ -81,16 +82,16 @@ struct Turn {
 
 impl Job for Turn {
     type Hands = Hands;
-    type Input = (Which, Run, Arc<OnceLock<StoredEvent>>);
+    type Input = (Which, Run, Arc<OnceLock<Known>>);
 
     fn input(&self) -> Self::Input {
-        (self.which, self.run, Arc::clone(&self.event))
+        (self.which, self.run, Arc::clone(&self.known))
     }
 
-    async fn run((which, run, known): Self::Input, hands: &Hands) -> Result<(), Failure> {
+    async fn run((which, run, cell): Self::Input, hands: &Hands) -> Result<(), Failure> {
         let place = &hands.place;
-        let event = match known.get() {
-            Some(event) => event,
+        let known = match cell.get() {
+            Some(known) => known,
             None => {
                 let load = || body::load(place, run.generation, run.seq, run.pieces);
                 let loaded = persist_written(load).await.map_err(|error| {
@@ -100,7 +101,7 @@ impl Job for Turn {
                     };
                     Failure::new(disposition, "unreadable", error)
                 })?;
-                known.get_or_init(|| loaded)
+                cell.get_or_init(|| loaded.into())
             }
         };
         // Since it was decided that this starts, it was perhaps written down and read.
@@ -120,7 +121,7 @@ impl Job for Turn {
         turn::run(
             &hands.shared,
             &place.stream,
-            event.clone(),
+            known.clone(),
             run.failures + 1,
             epoch,
             &hands.context,
@@ -152,6 +153,8 @@ impl Job for Turn {
 
 pub(super) struct Runs {
     pool: Pool<Turn>,
+    /// What has begun and is not in the pool yet: all of a step is pushed at once.
+    begun: Vec<Turn>,
     /// Runs of partitions that have not ended.
     running: FxHashSet<RunId>,
     /// Permits of runs that wait for the write that says that they run, and whether they run alone.
@@ -177,6 +180,7 @@ impl Runs {
         };
         Self {
             pool: Pool::new(hands, name, &policy, control),
+            begun: Vec::new(),
             running: FxHashSet::default(),
             announced: FxHashMap::default(),
             ended_alone: None,
@@ -236,10 +240,10 @@ impl Runs {
         stuck
     }
 
-    /// Uses a permit for what a partition started, or gives it back.
+    /// Uses a permit for what a partition started, or gives it back. It runs from [`go`](Self::go) on.
     pub(super) fn begin(&mut self, id: RunId, start: Start, alone: bool, now: Instant) {
         match start {
-            Start::Run(run, event) => self.push(id, run, Some(event), alone, now),
+            Start::Run(run, known) => self.push(id, run, Some(known), alone, now),
             Start::AfterWrite => {
                 self.announced.insert(id, alone);
             }
@@ -263,7 +267,7 @@ impl Runs {
                 failures: 0,
             },
             bytes: event.body.rough_bytes(),
-            event: Arc::new(OnceLock::from(event)),
+            known: Arc::new(OnceLock::from(Known::from(event))),
             alone: false,
         };
         self.pool.push(delivered.map(turn));
@@ -319,20 +323,29 @@ impl Runs {
     /// Runs what was announced; its permit it has.
     pub(super) fn run(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, now: Instant) {
         let alone = self.announced.remove(&id).unwrap_or(false);
-        self.push(id, run, event, alone, now);
+        self.push(id, run, event.map(Known::from), alone, now);
+        self.go();
     }
 
-    fn push(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, alone: bool, now: Instant) {
+    fn push(&mut self, id: RunId, run: Run, known: Option<Known>, alone: bool, now: Instant) {
+        let bytes = |known: &Known| known.event.body.rough_bytes();
         let turn = Turn {
             which: Which::Owned(id),
             run,
-            bytes: event.as_ref().map_or(0, |event| event.body.rough_bytes()),
-            event: Arc::new(event.map_or_else(OnceLock::new, OnceLock::from)),
+            bytes: known.as_ref().map_or(0, bytes),
+            known: Arc::new(known.map_or_else(OnceLock::new, OnceLock::from)),
             alone,
         };
         self.running.insert(id);
         self.long.push_back((now + LONG, id));
-        self.pool.push(std::iter::once(turn));
+        self.begun.push(turn);
+    }
+
+    /// Hands all that was begun to the pool; to be called once nothing more is to begin for now.
+    pub(super) fn go(&mut self) {
+        if !self.begun.is_empty() {
+            self.pool.push(self.begun.drain(..));
+        }
     }
 
     /// Lets as many run as may by now.
@@ -416,10 +429,12 @@ impl Runs {
                     self.ended_alone = Some(*id);
                 }
             }
-            let event = turn.event.get().cloned();
             let came_to = match ended {
                 Ended::Well => Ran::Ok,
-                Ended::Failed(failure) => Ran::Failed(event, failure),
+                Ended::Failed(failure) => {
+                    let event = turn.known.get().map(|known| known.event.clone());
+                    Ran::Failed(event, failure)
+                }
                 Ended::Cancelled => Ran::Cancelled,
             };
             ran.push((turn.which, came_to));

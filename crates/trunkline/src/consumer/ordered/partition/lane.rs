@@ -89,9 +89,6 @@ impl Lanes {
     }
 
     fn queue(&mut self, lane: &Lane) -> &mut Queue {
-        if !self.lanes.contains_key(lane) {
-            self.lanes.insert(lane.clone(), Queue::default());
-        }
         self.lanes.entry(lane.clone()).or_default()
     }
 
