@@ -143,9 +143,15 @@ impl Member {
         let Some(definition) = &self.definition else {
             return Ok(());
         };
-        // What is no event has no key; its turn will find out.
-        let envelope = self.shared.bus.envelope(&self.place.stream, event).ok();
-        let key = envelope.as_ref().and_then(|one| one.ordering_key());
+        // Most events may be others': what is read of them is only whose. All members must see the same
+        // key in an event, or none, even in what is no event; its turn will find out.
+        let decoding = &self.shared.bus.inner.settings.decoding;
+        let decode = || decoding.stored(&self.place.stream, event).ok();
+        let mut envelope = None;
+        let key = decoding.key_at_a_glance(event).or_else(|| {
+            envelope = decode();
+            envelope.as_ref().and_then(|one| one.ordering_key())
+        });
         let slot = match &key {
             Some(key) => key::slot(key),
             None => Lane::new(None, event.seq).slot(),
@@ -159,6 +165,7 @@ impl Member {
             partition.lagging = true;
             return Ok(());
         }
+        let envelope = envelope.or_else(decode);
         let event = event.clone();
         partition.offer(Known { event, envelope }, key, now)
     }
