@@ -9,7 +9,6 @@ mod structured;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smol_str::SmolStr;
 
 use crate::envelope::{Data, Envelope};
 use crate::error::{Error, ErrorKind, Result};
@@ -78,18 +77,6 @@ impl Body {
             Some(event) => Ok(Arc::new(event)),
             None => Err(fault),
         }
-    }
-
-    /// The event's `partitionkey`, where that can be told without decoding the rest; none says nothing.
-    ///
-    /// What is not read is not checked: bytes that are no event may have a key.
-    pub fn key_at_a_glance(&self, headers: &Headers) -> Option<SmolStr> {
-        let key = match self {
-            Body::Event(event) => event.ordering_key(),
-            Body::Bytes(_) if is_binary(headers) => None,
-            Body::Bytes(bytes) => structured::key(bytes),
-        };
-        key.filter(|key| !key.is_empty())
     }
 
     /// What leaves the process: headers and bytes, the event encoded in that mode if it is not

@@ -239,7 +239,6 @@ impl Follow for NatsFollow {
                 return Ok(Followed::Gap(gap));
             }
             let (mut added, mut bytes) = (0, 0);
-            self.reader.ask().await;
             loop {
                 let (message, place) = match self.reader.now() {
                     Some(read) => read,
@@ -264,6 +263,7 @@ impl Follow for NatsFollow {
                     break;
                 }
             }
+            self.reader.ask_ahead();
             Ok(Followed::Events {
                 added,
                 behind: self.reader.pending(),

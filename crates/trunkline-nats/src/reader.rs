@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Message;
+use futures_util::FutureExt;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,11 +21,12 @@ use crate::message::Place;
 use crate::pull::{Pull, Pulled, nanos};
 use crate::wire::Wire;
 
-/// Messages asked for at first: who reads a few must not be sent thousands.
-const FIRST: usize = 500;
-/// Messages asked for and not read; half of them are on their way while the others are read.
+/// Messages of one demand. A server may be told to refuse larger ones.
+const BATCH: usize = 500;
+/// Messages asked for and not read at most, once so many were read: who reads a few is sent no more. A
+/// large one makes it begin anew with a batch, for what waits would be too much.
 const AHEAD: usize = 2_000;
-/// Bytes that may wait in this process for a reader that is slow.
+/// Bytes that one demand may bring.
 const MAX_BYTES: usize = 8 << 20;
 /// For how long the server keeps a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_secs(30);
@@ -71,7 +73,7 @@ pub(crate) struct Reader {
 
 struct Pulling {
     pull: Pull,
-    /// How much is asked for and not read, at most.
+    /// Messages that may be asked for and not read: a batch, and as many as were read.
     ahead: usize,
     consumer_seq: u64,
     /// Events that match and that it has not delivered.
@@ -218,11 +220,16 @@ impl Reader {
         }
         let pulling = self.pulling.as_mut()?;
         loop {
-            let Some(Pulled::Message(message, _)) = pulling.pull.now() else {
-                return None;
+            let message = match pulling.pull.now()? {
+                Pulled::Message(message, _) => message,
+                Pulled::Ended => continue,
+                Pulled::Broken => {
+                    self.pulling = None;
+                    return None;
+                }
             };
             let place = Place::of(&message)?;
-            if !pulling.follows(&place) {
+            if !pulling.follows(&message, &place) {
                 self.pulling = None;
                 return None;
             }
@@ -239,16 +246,11 @@ impl Reader {
         }
     }
 
-    /// Asks for more before all is read that was asked for, so that nobody waits for the server.
-    pub(crate) async fn ask(&mut self) {
-        let Some(pulling) = self.pulling.as_mut().filter(|one| !one.is_ahead()) else {
-            return;
-        };
-        pulling.ahead = AHEAD;
-        let count = AHEAD - pulling.pull.outstanding;
-        if let Err(error) = pulling.pull.ask(count).await {
-            tracing::debug!(stream = self.stream, %error, "cannot ask for more");
-            self.pulling = None;
+    /// Asks for more while what came is worked on, if that can be done without waiting; how the asking
+    /// fails is for [`next`](Self::next) to find out.
+    pub(crate) fn ask_ahead(&mut self) {
+        if let Some(pulling) = &mut self.pulling {
+            let _ = pulling.ask().now_or_never();
         }
     }
 
@@ -284,13 +286,14 @@ impl Reader {
                     None => continue,
                 }
             };
-            if !pulling.is_ahead() {
-                self.ask().await;
+            if let Err(error) = pulling.ask().await {
+                tracing::debug!(stream = self.stream, %error, "cannot ask for more");
+                self.pulling = None;
                 continue;
             }
             match pulling.pull.next().await {
                 Pulled::Message(message, _) => match Place::of(&message) {
-                    Some(place) if pulling.follows(&place) => {
+                    Some(place) if pulling.follows(&message, &place) => {
                         if place.seq > self.last {
                             self.ready.push_back(message);
                         }
@@ -424,10 +427,10 @@ impl Pulling {
             Err(error) => return Err(error.meaning(&format!("read stream {stream}"))),
         };
         let mut pull = Pull::open(&wire, &stream, &consumer.name, MAX_BYTES).await?;
-        pull.ask(FIRST).await?;
+        pull.ask(BATCH).await?;
         Ok(Some(Self {
             pull,
-            ahead: FIRST,
+            ahead: BATCH,
             consumer_seq: 0,
             pending: consumer.num_pending,
             first: info.state.first(),
@@ -436,15 +439,25 @@ impl Pulling {
         }))
     }
 
-    /// Whether enough is on its way.
-    fn is_ahead(&self) -> bool {
-        self.pull.outstanding >= self.ahead / 2
+    /// Asks for more once half of what may be asked for has come: in drops it would come one by one.
+    async fn ask(&mut self) -> Result<()> {
+        if self.pull.outstanding < self.ahead / 2 {
+            while self.pull.outstanding < self.ahead {
+                let rest = self.ahead - self.pull.outstanding;
+                self.pull.ask(rest.min(BATCH)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether this is the very next message of the consumer.
-    fn follows(&mut self, place: &Place) -> bool {
+    fn follows(&mut self, message: &Message, place: &Place) -> bool {
         let follows = place.consumer_seq == self.consumer_seq + 1;
         self.consumer_seq = place.consumer_seq;
+        self.ahead = match message.payload.len() > MAX_BYTES / AHEAD {
+            true => BATCH,
+            false => AHEAD.min(self.ahead + 1),
+        };
         self.pending = place.pending;
         follows
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use smol_str::SmolStr;
 use trunkline_core::engine::{Message, Position, Seq, StoredEvent};
 use trunkline_core::plan::Roots;
 use trunkline_core::wire::{self, Legacy, Place};
@@ -87,14 +86,6 @@ impl Decoding {
             at: Some(event.at),
         };
         event.body.to_event_or(&event.headers, &self.legacy, &place)
-    }
-
-    /// The key of a stored event, where that can be told without decoding it; none says nothing.
-    pub(crate) fn key_at_a_glance(&self, event: &StoredEvent) -> Option<SmolStr> {
-        // Another form may call something else so.
-        let is_told = self.legacy.is_empty();
-        let key = is_told.then(|| event.body.key_at_a_glance(&event.headers));
-        key.flatten()
     }
 
     fn live(&self, message: &Message) -> Result<Arc<Envelope>> {

@@ -10,7 +10,7 @@ use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
@@ -40,7 +40,6 @@ pub fn encode(event: &Envelope) -> Result<Bytes> {
 
 /// What the names and the punctuation of an event take, about.
 const NAMES: usize = 384;
-const KEY: &str = "partitionkey";
 /// What stands before data that is JSON.
 const DATA: &[u8] = br#","data":"#;
 
@@ -111,7 +110,7 @@ fn attributes(event: &Envelope, out: &mut impl Write) -> std::io::Result<()> {
             Err(_) => write!(out, r#""{version}""#)?,
         }
     }
-    text(out, KEY, event.key())?;
+    text(out, "partitionkey", event.key())?;
     id(out, "correlationid", event.correlation())?;
     id(out, "causationid", event.causation())?;
     text(out, "traceparent", event.traceparent())?;
@@ -257,38 +256,6 @@ pub fn decode(bytes: &Bytes) -> Result<Envelope> {
     few_extensions(event)
 }
 
-/// The `partitionkey` of an event, nothing after which is read; none where only [`decode`] can tell.
-pub(super) fn key(bytes: &[u8]) -> Option<SmolStr> {
-    let mut key = None;
-    // That the rest is not read is an error to the parser.
-    let _ = serde_json::Deserializer::from_slice(bytes).deserialize_map(Key(&mut key));
-    key
-}
-
-/// Looks for the first member of that name.
-struct Key<'a>(&'a mut Option<SmolStr>);
-
-impl<'de> Visitor<'de> for Key<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key_seed(Name)? {
-            if name.eq_ignore_ascii_case(KEY) {
-                let value: &RawValue = map.next_value()?;
-                let text = value.get().starts_with('"').then(|| string(KEY, value));
-                *self.0 = text.and_then(Result::ok).map(SmolStr::from);
-                return Ok(());
-            }
-            map.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
-    }
-}
-
 /// Refuses an event that could no longer be read once every known attribute is set too.
 pub(super) fn few_extensions(event: Envelope) -> Result<Envelope> {
     match event.extensions().count() {
@@ -340,7 +307,7 @@ fn set_text(
         },
         "subject" => event.set_subject(text.into()),
         "dataschema" => event.set_schema(text.into()),
-        KEY => event.set_key(text.into()),
+        "partitionkey" => event.set_key(text.into()),
         "traceparent" => event.set_traceparent(text.into()),
         "tracestate" => event.set_tracestate(text.into()),
         "correlationid" => match EventId::new(text) {

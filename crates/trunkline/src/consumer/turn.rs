@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trunkline_core::engine::StoredEvent;
-use trunkline_core::{Envelope, Name};
+use trunkline_core::{Data, Envelope, Name};
 
 use super::Shared;
 use super::outputs::Outputs;
@@ -13,15 +13,26 @@ use crate::handler::{Delivered, Epoch, Handles, MemberContext};
 use crate::layer::HandleNext;
 use crate::raw::Incoming;
 
-/// An event in hand, and what is known of it.
+/// An event in hand.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct InHand {
     pub(super) event: StoredEvent,
-    /// Its attributes, where somebody had to look at them already.
-    pub(super) envelope: Option<Arc<Envelope>>,
+    /// What it says, where somebody had to know already.
+    envelope: Option<Arc<Envelope>>,
 }
 
-impl From<StoredEvent> for Known {
+impl InHand {
+    /// With what was decoded of it, unless its data would then be kept twice.
+    pub(super) fn decoded(event: StoredEvent, envelope: Option<Arc<Envelope>>) -> Self {
+        let shares = |one: &Arc<Envelope>| !matches!(one.data(), Data::Text(_) | Data::Binary(_));
+        Self {
+            event,
+            envelope: envelope.filter(shares),
+        }
+    }
+}
+
+impl From<StoredEvent> for InHand {
     fn from(event: StoredEvent) -> Self {
         Self {
             event,
@@ -42,7 +53,7 @@ impl From<StoredEvent> for Known {
 pub(super) async fn run(
     shared: &Shared,
     stream: &Name,
-    known: Known,
+    in_hand: InHand,
     attempt: u32,
     epoch: Option<Epoch>,
     context: &Arc<MemberContext>,
@@ -51,7 +62,7 @@ pub(super) async fn run(
         incoming,
         dead_letter,
         handler,
-    }) = told(shared, stream, known)?
+    }) = told(shared, stream, in_hand)?
     else {
         return Ok(());
     };
@@ -82,7 +93,7 @@ struct Told<'a> {
 fn told<'a>(
     shared: &'a Shared,
     stream: &Name,
-    Known { event, envelope }: Known,
+    InHand { event, envelope }: InHand,
 ) -> Result<Option<Told<'a>>, Failure> {
     let settings = &shared.bus.inner.settings;
     if let Some(handler) = &shared.dead_letters

@@ -359,12 +359,12 @@ impl Member {
     /// Starts what may start, as far as the permits go, the oldest of all partitions first: so one
     /// partition starves no other, and with one permit events run in the order of the stream.
     fn start(&mut self, now: Instant) -> Result<()> {
-        let begun = self.begin(now);
+        let started = self.start_ready(now);
         self.runs.go();
-        begun
+        started
     }
 
-    fn begin(&mut self, now: Instant) -> Result<()> {
+    fn start_ready(&mut self, now: Instant) -> Result<()> {
         if self.is_paused() || !self.place.lease.holds(now) {
             self.runs.want_no_permit();
             return Ok(());

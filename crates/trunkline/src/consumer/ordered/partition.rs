@@ -37,7 +37,7 @@ use trunkline_core::{Result, Timestamp};
 use super::cursor::Cursor;
 use super::earlier::Earlier;
 use super::record::{Keys, Layout, Progress, Side, SideState, millis};
-use crate::consumer::turn::Known;
+use crate::consumer::turn::InHand;
 use lane::{Lanes, PARKED_AFTER};
 use write::Change;
 
@@ -89,7 +89,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) enum Start {
     /// Run it now. The permit is used.
-    Run(Run, Known),
+    Run(Run, InHand),
     /// It is to be run once the write that says so is stored. The permit is used.
     AfterWrite,
     /// It will not be run any more: it took its process with it too often. The permit is free.
@@ -168,7 +168,7 @@ pub(super) struct Partition {
 }
 
 struct Held {
-    known: Known,
+    in_hand: InHand,
     lane: Lane,
     running: bool,
 }
@@ -308,8 +308,13 @@ impl Partition {
     }
 
     /// An event that the reader came to; one that is settled already is passed over.
-    pub(super) fn offer(&mut self, known: Known, key: Option<SmolStr>, now: Instant) -> Result<()> {
-        let seq = known.event.seq;
+    pub(super) fn offer(
+        &mut self,
+        in_hand: InHand,
+        key: Option<SmolStr>,
+        now: Instant,
+    ) -> Result<()> {
+        let seq = in_hand.event.seq;
         if self.cursor.is_done(seq) || seq <= self.cursor.read() {
             return Ok(());
         }
@@ -330,12 +335,12 @@ impl Partition {
         }
         if self.lanes.is_to_park(&lane, now) {
             self.park(&lane, now)?;
-            return self.put_beside(&known.event, &lane, Then::Nothing, now, |_| {});
+            return self.put_beside(&in_hand.event, &lane, Then::Nothing, now, |_| {});
         }
-        self.held_bytes += known.event.body.rough_bytes();
+        self.held_bytes += in_hand.event.body.rough_bytes();
         self.lanes.push(&lane, seq);
         let held = Held {
-            known,
+            in_hand,
             lane: lane.clone(),
             running: false,
         };
@@ -443,7 +448,7 @@ impl Partition {
             generation: self.layout.generation,
             failures: 0,
         };
-        Ok(Some((seq, Start::Run(run, held.known.clone()))))
+        Ok(Some((seq, Start::Run(run, held.in_hand.clone()))))
     }
 
     /// A handler has been at work for so long that the rest must not wait for it.
@@ -469,7 +474,7 @@ impl Partition {
             Ended::Done => {
                 self.running -= 1;
                 if let Some(held) = self.held.remove(&seq) {
-                    self.held_bytes -= held.known.event.body.rough_bytes();
+                    self.held_bytes -= held.in_hand.event.body.rough_bytes();
                     self.lanes.done(&held.lane, seq);
                     self.cursor.settle(seq);
                     self.cursor.counts.handled += 1;

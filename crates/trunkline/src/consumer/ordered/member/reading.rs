@@ -15,7 +15,7 @@ use super::super::reader::{self, BATCH, Read};
 use super::tasks::Done;
 use super::{Member, PAUSE};
 use crate::consumer::pool::Appetite;
-use crate::consumer::turn::Known;
+use crate::consumer::turn::InHand;
 
 impl Member {
     /// Whether to read on: there is somebody to read for.
@@ -143,15 +143,9 @@ impl Member {
         let Some(definition) = &self.definition else {
             return Ok(());
         };
-        // Most events may be others': what is read of them is only whose. All members must see the same
-        // key in an event, or none, even in what is no event; its turn will find out.
-        let decoding = &self.shared.bus.inner.settings.decoding;
-        let decode = || decoding.stored(&self.place.stream, event).ok();
-        let mut envelope = None;
-        let key = decoding.key_at_a_glance(event).or_else(|| {
-            envelope = decode();
-            envelope.as_ref().and_then(|one| one.ordering_key())
-        });
+        // What is no event has no key; its turn will find out.
+        let envelope = self.shared.bus.envelope(&self.place.stream, event).ok();
+        let key = envelope.as_ref().and_then(|one| one.ordering_key());
         let slot = match &key {
             Some(key) => key::slot(key),
             None => Lane::new(None, event.seq).slot(),
@@ -165,9 +159,7 @@ impl Member {
             partition.lagging = true;
             return Ok(());
         }
-        let envelope = envelope.or_else(decode);
-        let event = event.clone();
-        partition.offer(Known { event, envelope }, key, now)
+        partition.offer(InHand::decoded(event.clone(), envelope), key, now)
     }
 
     /// Reads a stretch for partitions that fell behind and have room again.

@@ -16,7 +16,7 @@ use super::super::partition::{Run, Start};
 use super::PAUSE;
 use super::burials::persist_written;
 use crate::consumer::pool::{Appetite, Ended, Job, Pool, Vitals};
-use crate::consumer::turn::{self, Known};
+use crate::consumer::turn::{self, InHand};
 use crate::consumer::{Control, Shared};
 use crate::failure::{Disposition, Failure};
 use crate::handler::{Epoch, MemberContext};
@@ -74,7 +74,7 @@ struct Turn {
     which: Which,
     run: Run,
     /// The event, once it is there: at once if the member has it, from its record otherwise.
-    known: Arc<OnceLock<Known>>,
+    in_hand: Arc<OnceLock<InHand>>,
     /// Its bytes as long as it is in hand: none of what is still in its record.
     bytes: usize,
     alone: bool,
@@ -82,16 +82,16 @@ struct Turn {
 
 impl Job for Turn {
     type Hands = Hands;
-    type Input = (Which, Run, Arc<OnceLock<Known>>);
+    type Input = (Which, Run, Arc<OnceLock<InHand>>);
 
     fn input(&self) -> Self::Input {
-        (self.which, self.run, Arc::clone(&self.known))
+        (self.which, self.run, Arc::clone(&self.in_hand))
     }
 
     async fn run((which, run, cell): Self::Input, hands: &Hands) -> Result<(), Failure> {
         let place = &hands.place;
-        let known = match cell.get() {
-            Some(known) => known,
+        let in_hand = match cell.get() {
+            Some(in_hand) => in_hand,
             None => {
                 let load = || body::load(place, run.generation, run.seq, run.pieces);
                 let loaded = persist_written(load).await.map_err(|error| {
@@ -121,7 +121,7 @@ impl Job for Turn {
         turn::run(
             &hands.shared,
             &place.stream,
-            known.clone(),
+            in_hand.clone(),
             run.failures + 1,
             epoch,
             &hands.context,
@@ -153,7 +153,8 @@ impl Job for Turn {
 
 pub(super) struct Runs {
     pool: Pool<Turn>,
-    /// What has begun and is not in the pool yet: all of a step is pushed at once.
+    /// What has begun and is not in the pool yet: all of a step goes there at once, for workers would
+    /// take one by one away from under the member, each with a lock and a wake-up.
     begun: Vec<Turn>,
     /// Runs of partitions that have not ended.
     running: FxHashSet<RunId>,
@@ -240,10 +241,11 @@ impl Runs {
         stuck
     }
 
-    /// Uses a permit for what a partition started, or gives it back. It runs from [`go`](Self::go) on.
+    /// Uses a permit for what a partition started, or gives it back. It runs from
+    /// [`go`](Self::go) on.
     pub(super) fn begin(&mut self, id: RunId, start: Start, alone: bool, now: Instant) {
         match start {
-            Start::Run(run, known) => self.push(id, run, Some(known), alone, now),
+            Start::Run(run, in_hand) => self.push(id, run, Some(in_hand), alone, now),
             Start::AfterWrite => {
                 self.announced.insert(id, alone);
             }
@@ -267,7 +269,7 @@ impl Runs {
                 failures: 0,
             },
             bytes: event.body.rough_bytes(),
-            known: Arc::new(OnceLock::from(Known::from(event))),
+            in_hand: Arc::new(OnceLock::from(InHand::from(event))),
             alone: false,
         };
         self.pool.push(delivered.map(turn));
@@ -323,17 +325,18 @@ impl Runs {
     /// Runs what was announced; its permit it has.
     pub(super) fn run(&mut self, id: RunId, run: Run, event: Option<StoredEvent>, now: Instant) {
         let alone = self.announced.remove(&id).unwrap_or(false);
-        self.push(id, run, event.map(Known::from), alone, now);
+        self.push(id, run, event.map(InHand::from), alone, now);
         self.go();
     }
 
-    fn push(&mut self, id: RunId, run: Run, known: Option<Known>, alone: bool, now: Instant) {
-        let bytes = |known: &Known| known.event.body.rough_bytes();
+    fn push(&mut self, id: RunId, run: Run, in_hand: Option<InHand>, alone: bool, now: Instant) {
         let turn = Turn {
             which: Which::Owned(id),
             run,
-            bytes: known.as_ref().map_or(0, bytes),
-            known: Arc::new(known.map_or_else(OnceLock::new, OnceLock::from)),
+            bytes: in_hand
+                .as_ref()
+                .map_or(0, |one| one.event.body.rough_bytes()),
+            in_hand: Arc::new(in_hand.map_or_else(OnceLock::new, OnceLock::from)),
             alone,
         };
         self.running.insert(id);
@@ -432,7 +435,7 @@ impl Runs {
             let came_to = match ended {
                 Ended::Well => Ran::Ok,
                 Ended::Failed(failure) => {
-                    let event = turn.known.get().map(|known| known.event.clone());
+                    let event = turn.in_hand.get().map(|one| one.event.clone());
                     Ran::Failed(event, failure)
                 }
                 Ended::Cancelled => Ran::Cancelled,

@@ -302,17 +302,17 @@ impl Partition {
         let Some(held) = self.held.remove(&seq) else {
             return Ok(());
         };
-        self.held_bytes -= held.known.event.body.rough_bytes();
+        self.held_bytes -= held.in_hand.event.body.rough_bytes();
         self.lanes.leave(&held.lane, seq);
-        self.put_beside(&held.known.event, &held.lane, then, now, say)
+        self.put_beside(&held.in_hand.event, &held.lane, then, now, say)
     }
 
     /// Makes followers of what is queued behind side records of its key.
     pub(super) fn park(&mut self, lane: &Lane, now: Instant) -> Result<()> {
         for seq in self.lanes.take_queued(lane) {
             if let Some(held) = self.held.remove(&seq) {
-                self.held_bytes -= held.known.event.body.rough_bytes();
-                self.put_beside(&held.known.event, lane, Then::Nothing, now, |_| {})?;
+                self.held_bytes -= held.in_hand.event.body.rough_bytes();
+                self.put_beside(&held.in_hand.event, lane, Then::Nothing, now, |_| {})?;
             }
         }
         Ok(())
